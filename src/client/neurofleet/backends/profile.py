@@ -1,0 +1,76 @@
+"""Engines of a controller that somebody else started: a fleet's, or ``ipcluster``'s."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from neurofleet.errors import EnginesUnreachable
+
+#: How long the controller has to answer [s].
+HUB_TIMEOUT_S = 10
+
+
+class ProfileEngines:
+    """The engines of an IPython profile's running cluster.
+
+    Parameters
+    ----------
+    profile : str or None
+        The profile's name; ``None`` is IPython's default profile.
+    """
+
+    def __init__(self, profile: str | None) -> None:
+        self._profile = profile
+        self.name = f"profile {profile or 'default'}"
+        self.connection_file = ""
+        self.expected = 1
+
+    def answers(self) -> bool:
+        """Tell whether the profile's controller answers and has engines."""
+        try:
+            client = self.connect()
+        except EnginesUnreachable:
+            return False
+        with client:
+            return bool(client.ids)
+
+    def connect(self) -> Any:
+        """Return a client of the running controller."""
+        import ipyparallel
+
+        try:
+            self.connection_file = _connection_file(self._profile)
+            return ipyparallel.Client(self.connection_file, timeout=HUB_TIMEOUT_S)
+        except (OSError, TimeoutError, ValueError) as error:
+            raise EnginesUnreachable(
+                f"no controller answers for the IPython {self.name} ({_first_line(error)})",
+                remedy="Start one (ipcluster start), name another with IPYTHON_PROFILE,"
+                " or use --backend local",
+            ) from error
+
+    def tend(self, _engines: int) -> bool:
+        """Leave the engines to who started them."""
+        return True
+
+    def close(self) -> None:
+        """Leave everything running."""
+
+
+def _connection_file(profile: str | None) -> str:
+    """Return the path of the profile's client connection file, which must exist."""
+    from IPython.core.profiledir import ProfileDir, ProfileDirError
+    from IPython.paths import get_ipython_dir
+
+    try:
+        found = ProfileDir.find_profile_dir_by_name(get_ipython_dir(), profile or "default")
+    except ProfileDirError as error:
+        raise FileNotFoundError(str(error)) from error
+    path = Path(found.security_dir) / "ipcontroller-client.json"
+    if not path.exists():
+        raise FileNotFoundError(f"there is no {path}")
+    return str(path)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

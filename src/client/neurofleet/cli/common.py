@@ -1,0 +1,145 @@
+"""What the commands share: one line for an error, options that mean the same everywhere."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from neurofleet.errors import FleetError, UsageError
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+EXIT_CODES = """\b
+Exit codes:
+  0  done
+  1  the workload failed
+  2  a wrong option, file or directory
+  3  no controller answers
+  4  too few engines
+  130  interrupted (what was scored is kept)
+"""
+
+
+def examples(*lines: str) -> str:
+    """Return a command's epilog: its examples, then the exit codes."""
+    shown = "\n".join(f"  {line}" for line in lines)
+    return f"\b\nExamples:\n{shown}\n\n{EXIT_CODES}"
+
+
+CONTEXT = {
+    "help_option_names": ["-h", "--help"],
+    "max_content_width": 100,
+    # --max_ngen is upstream's spelling, --max-ngen everybody else's.
+    "token_normalize_func": lambda token: token.replace("_", "-"),
+}
+
+
+def run(command: click.Command, program: str) -> None:
+    """Run a command; every error is one line on stderr and a documented exit code."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        code = command.main(prog_name=program, standalone_mode=False)
+    except FleetError as error:
+        code = _say(str(error), error.exit_code)
+    except click.ClickException as error:
+        context = getattr(error, "ctx", None)
+        hint = f" See {context.command_path} --help." if context is not None else ""
+        code = _say(f"{error.format_message().rstrip('.')}.{hint}", UsageError.exit_code)
+    except (KeyboardInterrupt, click.Abort):
+        code = _say(
+            "interrupted. What was scored is kept; run the same command again to go on", 130
+        )
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 1
+    except OSError as error:
+        where = f" ({error.filename})" if error.filename else ""
+        code = _say(f"{error.strerror or error}{where}. Make room or mend the permissions.", 1)
+    except Exception as error:
+        if os.environ.get("NEUROFLEET_DEBUG"):
+            traceback.print_exc()
+        name = type(error).__name__
+        code = _say(
+            f"an error of neurofleet itself, {name}: {error}. Please report it, with"
+            " what NEUROFLEET_DEBUG=1 prints.",
+            1,
+        )
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def typed() -> str:
+    """Return the command as it was typed."""
+    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+
+
+def engine_options(command: Command) -> Command:
+    """Add the options that every command with engines has."""
+    options = [
+        click.option(
+            "--engines",
+            type=int,
+            metavar="N",
+            help="Local engines to start. [default: one per core]",
+        ),
+        click.option(
+            "--profile",
+            metavar="NAME",
+            envvar="IPYTHON_PROFILE",
+            help="IPython profile whose running engines are used.",
+        ),
+        click.option(
+            "--engine-timeout",
+            type=float,
+            default=300.0,
+            show_default=True,
+            metavar="S",
+            help="Give up when no engine can be used for so long.",
+        ),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def run_options(command: Command) -> Command:
+    """Add the options that every optimisation has."""
+    options = [
+        click.option(
+            "--run-dir",
+            type=click.Path(file_okay=False),
+            metavar="DIR",
+            help="Run directory. [default: neurofleet-runs/<what is run>]",
+        ),
+        click.option(
+            "--unit-timeout",
+            type=float,
+            metavar="S",
+            help="Limit of one simulated unit. [default: 20 x the longest measured, at least 120]",
+        ),
+        click.option(
+            "--report/--no-report",
+            default=True,
+            show_default=True,
+            help="Write report.html into the run directory.",
+        ),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def _say(text: str, code: int) -> int:
+    click.echo(f"error: {' '.join(text.split())}", err=True)
+    return code
+
+
+def _interrupt(_number: int, _frame: object) -> None:
+    raise KeyboardInterrupt

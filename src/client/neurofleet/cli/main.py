@@ -1,0 +1,241 @@
+"""``neurofleet``: optimise, report, repair, completion."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from neurofleet import __version__
+from neurofleet.cli.common import CONTEXT, engine_options, examples, run, run_options, typed
+from neurofleet.errors import UsageError
+
+
+def print_versions(context: click.Context, _parameter: click.Parameter, wanted: bool) -> None:
+    """Print the versions that decide a score, and stop."""
+    if not wanted or context.resilient_parsing:
+        return
+    import importlib.metadata
+
+    click.echo(f"neurofleet {__version__}")
+    for name in ("NEURON", "BluePyOpt", "eFEL", "ipyparallel"):
+        click.echo(f"{name} {importlib.metadata.version(name.lower())}")
+    context.exit()
+
+
+version_option = click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=print_versions,
+    help="Print the versions of neurofleet, NEURON, BluePyOpt, eFEL and ipyparallel.",
+)
+
+
+@click.group(
+    context_settings=CONTEXT,
+    epilog=examples(
+        "opt_l5pc --start --ipyparallel --offspring-size 4     BluePyOpt's L5PC example",
+        "neurofleet optimise my_model --evaluator my_evaluator:create",
+        "neurofleet report neurofleet-runs/my_model-seed42-offspring10",
+    ),
+)
+@version_option
+def cli() -> None:
+    """Fit neuron models on all the machines that you have, and lose nothing."""
+
+
+@cli.command(
+    epilog=examples(
+        "neurofleet optimise my_model --evaluator my_evaluator:create",
+        "neurofleet optimise thalamocortical --search CellEvalSetup \\",
+        '    --evaluator evaluator:create --kwargs \'{"etype": "cNAD_ltb"}\' \\',
+        "    --offspring-size 100 --max-ngen 50",
+    )
+)
+@click.argument("model", metavar="MODEL_DIR", type=click.Path(path_type=Path))
+@click.option(
+    "--evaluator",
+    required=True,
+    metavar="MODULE:CALLABLE",
+    help="What returns the model's BluePyOpt evaluator.",
+)
+@click.option(
+    "--search",
+    multiple=True,
+    metavar="DIR",
+    help="Directory inside MODEL_DIR to import from; repeatable. [default: its top]",
+)
+@click.option(
+    "--kwargs",
+    default="{}",
+    metavar="JSON",
+    help="Keyword arguments of the callable, as a JSON object.",
+)
+@click.option(
+    "--mechanisms",
+    multiple=True,
+    metavar="DIR",
+    help="Directory inside MODEL_DIR with .mod files; repeatable."
+    " [default: mechanisms, mod, modfiles or its top]",
+)
+@click.option(
+    "--exclude",
+    multiple=True,
+    metavar="PATTERN",
+    help="Files of MODEL_DIR that the evaluator does not read; repeatable.",
+)
+@click.option(
+    "--offspring-size", type=int, default=10, show_default=True, help="Individuals per generation."
+)
+@click.option(
+    "--max-ngen",
+    type=int,
+    default=10,
+    show_default=True,
+    help="Generations in all; raise it later to go on.",
+)
+@click.option("--seed", type=int, default=42, show_default=True)
+@click.option("--selector", type=click.Choice(["IBEA", "NSGA2"]), default="IBEA", show_default=True)
+@click.option(
+    "--eta", type=float, default=10.0, show_default=True, help="Crowding of crossover and mutation."
+)
+@click.option(
+    "--mutpb", type=float, default=1.0, show_default=True, help="Probability of mutation."
+)
+@click.option(
+    "--cxpb", type=float, default=1.0, show_default=True, help="Probability of crossover."
+)
+@click.option(
+    "--backend",
+    type=click.Choice(["auto", "serial", "local", "profile"]),
+    default="auto",
+    show_default=True,
+    help="serial: this process; local: this machine's cores; profile: a running"
+    " controller; auto: a running controller of the profile, else local.",
+)
+@click.option(
+    "--checkpoint",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="BluePyOpt's checkpoint. [default: checkpoint.pkl in the run directory]",
+)
+@engine_options
+@run_options
+@click.option("--name", help="Name for people. [default: MODEL_DIR's]")
+@click.option("--dry-run", is_flag=True, help="Print what would be run, and stop.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+def optimise(
+    model: Path,
+    evaluator: str,
+    search: tuple[str, ...],
+    kwargs: str,
+    mechanisms: tuple[str, ...],
+    exclude: tuple[str, ...],
+    offspring_size: int,
+    max_ngen: int,
+    seed: int,
+    selector: str,
+    eta: float,
+    mutpb: float,
+    cxpb: float,
+    backend: str,
+    checkpoint: Path | None,
+    engines: int | None,
+    profile: str | None,
+    engine_timeout: float,
+    run_dir: str | None,
+    unit_timeout: float | None,
+    report: bool,
+    name: str | None,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    """Optimise a model with BluePyOpt.
+
+    The same command again goes on where the last one stopped; nothing is simulated twice.
+    """
+    from neurofleet.cli.optimising import optimise_and_tell
+    from neurofleet.engines_for_model import EngineChoice
+    from neurofleet.evolution import Settings
+    from neurofleet.model import EvaluatorSpec
+    from neurofleet.optimise import Request
+
+    request = Request(
+        name=name or model.resolve().name,
+        model=model,
+        spec=EvaluatorSpec(evaluator, search or (".",), _json_object(kwargs), mechanisms or None),
+        settings=Settings(seed, offspring_size, selector, eta, mutpb, cxpb),
+        max_ngen=max_ngen,
+        engines=EngineChoice(backend, engines, profile, engine_timeout),
+        run_dir=Path(run_dir) if run_dir else None,
+        checkpoint=checkpoint,
+        unit_timeout_s=unit_timeout,
+        report=report,
+        command=typed(),
+        exclude=exclude,
+    )
+    optimise_and_tell(request, dry_run=dry_run, as_json=as_json)
+
+
+@cli.command(epilog=examples("neurofleet report neurofleet-runs/l5pc-seed42-offspring4"))
+@click.argument("run_dir", type=click.Path(path_type=Path))
+@click.option("--traces", is_flag=True, help="Simulate the best individual's voltage traces first.")
+def report(run_dir: Path, traces: bool) -> None:
+    """Write RUN_DIR/report.html, also of a run that is not finished."""
+    from neurofleet.cli.optimising import trace_best
+    from neurofleet.report import write_report
+
+    if traces:
+        trace_best(run_dir)
+    click.echo(write_report(run_dir))
+
+
+@cli.command(epilog=examples("neurofleet repair neurofleet-runs/l5pc-seed42-offspring4"))
+@click.argument("run_dir", type=click.Path(path_type=Path))
+def repair(run_dir: Path) -> None:
+    """Set a damaged store aside and keep every score in it that is sound."""
+    from neurofleet.store import repair as repair_store
+
+    aside, kept, lost = repair_store(run_dir)
+    click.echo(
+        f"kept {kept} scores, dropped {lost} that were not sound; the damaged file is {aside}"
+    )
+
+
+@cli.command(epilog=examples("neurofleet completion bash >> ~/.bashrc"))
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion(shell: str) -> None:
+    """Print what makes a shell complete the commands."""
+    from click.shell_completion import get_completion_class
+
+    from neurofleet.cli.l5pc import opt_l5pc
+
+    for program, command in (("neurofleet", cli), ("opt_l5pc", opt_l5pc)):
+        kind = get_completion_class(shell)
+        assert kind is not None, f"click completes no {shell}"
+        variable = f"_{program.upper()}_COMPLETE"
+        click.echo(kind(command, {}, program, variable).source())
+
+
+def _json_object(text: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise UsageError(
+            f"--kwargs is no JSON ({error})", remedy='Give an object such as {"etype": "cNAD_ltb"}'
+        ) from error
+    if not isinstance(value, dict):
+        raise UsageError(
+            f"--kwargs is a JSON {type(value).__name__}, not an object",
+            remedy='Give an object such as {"etype": "cNAD_ltb"}',
+        )
+    return value
+
+
+def main() -> None:
+    """Entry point of ``neurofleet``."""
+    run(cli, "neurofleet")

@@ -1,0 +1,481 @@
+"""The task farm: submit, watch, resubmit, and never wait without a limit.
+
+Tasks go to the engines through ipyparallel's load-balanced view, but only a small
+window of them at a time: the order (heaviest first, lost ones before all) stays in
+this process, the hub's memory stays bounded, and two people who use one fleet take
+turns. Delivery is at least once, so tasks must be idempotent; of two results of one
+task the first counts.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import heapq
+import itertools
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol
+
+from neurofleet.backends import EngineSource
+from neurofleet.errors import EnginesUnreachable, FleetError, TooFewEngines, WorkloadFailed
+
+#: Tasks given to the scheduler per usable engine: one runs, one waits behind it.
+WINDOW = 2
+#: How often engines are counted and tended [s].
+TICK_S = 0.5
+#: Once one engine is ready, how long the others may take before work begins [s].
+ASSEMBLY_S = 120.0
+#: Without any result for so long, the hub is asked what it knows [s].
+STALL_S = 30.0
+#: What one answer of the hub may take [s].
+PROBE_S = 10.0
+#: A task that fails (not: whose engine is lost) so often is not tried again.
+MOST_FAILURES = 3
+#: A task whose engine was lost so often is taken to be the cause.
+MOST_LOSSES = 10
+
+logger = logging.getLogger(__name__)
+
+
+class Task(NamedTuple):
+    """One call of an importable function on some engine.
+
+    Attributes
+    ----------
+    key : object
+        Names the task to the caller; hashable, unique in a run.
+    function : callable
+        Importable on the engines.
+    args : tuple
+    weight : float
+        Heavier tasks start earlier.
+    """
+
+    key: Any
+    function: Callable[..., Any]
+    args: tuple[Any, ...]
+    weight: float = 0.0
+
+
+class FarmState(NamedTuple):
+    """What a person wants to know of a farm."""
+
+    engines: int
+    busy: int
+    waiting_since: float | None  # monotonic clock; without any usable engine
+
+
+class Preparation(Protocol):
+    """What an engine has to do before it may have tasks."""
+
+    def request(self, answer: Any | None) -> tuple[Any, ...] | None:
+        """Return the next call ``(function, *args)`` for an engine, ``None`` when ready.
+
+        ``answer`` is what the previous call returned, ``None`` at first. A
+        ``FleetError`` that is raised leaves the engine out.
+        """
+
+
+class Farm(Protocol):
+    """Somewhere tasks are run."""
+
+    @property
+    def size(self) -> int:
+        """Number of engines that can be used now."""
+
+    def open(self) -> None:
+        """Make at least one engine ready."""
+
+    def run(self, tasks: Iterable[Task], on_result: Callable[[Task, Any], None]) -> None:
+        """Run all tasks; ``on_result`` is called in this thread as each one ends."""
+
+    def close(self) -> None:
+        """Let go of the engines."""
+
+
+class SerialFarm:
+    """The calling process, one task after the other.
+
+    Parameters
+    ----------
+    prepare : callable
+        Called once before the first task; raises ``FleetError`` if it cannot be.
+    release : callable
+        Called when the farm closes.
+    """
+
+    size = 1
+
+    def __init__(self, prepare: Callable[[], None], release: Callable[[], None]) -> None:
+        self._prepare = prepare
+        self._release = release
+
+    def open(self) -> None:
+        """Prepare this process."""
+        self._prepare()
+
+    def run(self, tasks: Iterable[Task], on_result: Callable[[Task, Any], None]) -> None:
+        """Run all tasks in the order given."""
+        for task in tasks:
+            on_result(task, task.function(*task.args))
+
+    def close(self) -> None:
+        """Release what was prepared."""
+        self._release()
+
+
+@dataclass
+class _Engine:
+    """One registered engine: being prepared, ready, or left out."""
+
+    identity: str
+    ready: bool = False
+    left_out: FleetError | None = None
+
+
+@dataclass
+class _Run:
+    """The state of one ``EngineFarm.run``."""
+
+    waiting: list[tuple[float, int, Task]] = field(default_factory=list)
+    out: dict[str, Task] = field(default_factory=dict)  # by message id
+    done: set[Any] = field(default_factory=set)
+    failures: dict[Any, int] = field(default_factory=dict)
+    losses: dict[Any, int] = field(default_factory=dict)
+    missed: set[str] = field(default_factory=set)  # outstanding, unknown to the hub once
+    last_result: float = field(default_factory=time.monotonic)
+
+
+class EngineFarm:
+    """Engines of an ``EngineSource``.
+
+    Parameters
+    ----------
+    source : EngineSource
+    preparation : Preparation or None
+    engine_timeout_s : float
+        How long to wait while no engine can be used [s].
+    watch : callable or None
+        Told the ``FarmState`` when it changes.
+    is_not_ready : callable
+        Tells a result that means "prepare me again" from a real one.
+    """
+
+    def __init__(
+        self,
+        source: EngineSource,
+        *,
+        preparation: Preparation | None = None,
+        engine_timeout_s: float = 300.0,
+        watch: Callable[[FarmState], None] | None = None,
+        is_not_ready: Callable[[Any], bool] = lambda _result: False,
+    ) -> None:
+        self._source = source
+        self._preparation = preparation
+        self._engine_timeout_s = engine_timeout_s
+        self._watch = watch
+        self._is_not_ready = is_not_ready
+        self._client: Any = None
+        self._view: Any = None
+        self._engines: dict[int, _Engine] = {}
+        self._events: queue.SimpleQueue[tuple[str, Any, Any]] = queue.SimpleQueue()
+        self._empty_since: float | None = None
+        self._probing = False
+        self._order = itertools.count()
+
+    @property
+    def size(self) -> int:
+        """Number of engines that are ready."""
+        return sum(engine.ready for engine in self._engines.values())
+
+    def open(self) -> None:
+        """Connect, and prepare every engine that is there.
+
+        Raises
+        ------
+        EnginesUnreachable, TooFewEngines, FleetError
+            No controller; no engine within the limit; none that can be prepared.
+        """
+        if self._client is None:
+            self._connect()
+        run = _Run()
+        patience = time.monotonic() + ASSEMBLY_S
+        while not self._assembled() and (not self.size or time.monotonic() < patience):
+            self._step(run, lambda _task, _result: None)
+
+    def _assembled(self) -> bool:
+        """Tell whether all expected engines are there, and each is ready or left out."""
+        settled = sum(
+            engine.ready or engine.left_out is not None for engine in self._engines.values()
+        )
+        return self.size > 0 and settled >= max(self._source.expected, len(self._engines))
+
+    def run(self, tasks: Iterable[Task], on_result: Callable[[Task, Any], None]) -> None:
+        """Run all tasks; return when each has a result.
+
+        Raises
+        ------
+        WorkloadFailed
+            A task failed on several engines; its last error is told.
+        EnginesUnreachable, TooFewEngines
+            The limits of the source or of ``engine_timeout_s`` were reached.
+        """
+        if self._client is None:
+            self._connect()
+        run = _Run()
+        for task in tasks:
+            self._enqueue(run, task, task.weight)
+        total = len(run.waiting)
+        try:
+            while len(run.done) < total:
+                self._submit(run)
+                self._step(run, on_result)
+        finally:
+            self._keep_what_arrived(run, on_result)
+
+    def close(self) -> None:
+        """Disconnect, and end engines that were started for this farm."""
+        client, self._client = self._client, None
+        if client is not None:
+            with contextlib.suppress(Exception):
+                client.close(linger=0)
+        self._source.close()
+
+    def _connect(self) -> None:
+        self._client = self._source.connect()
+        self._view = self._client.load_balanced_view()
+        self._engines.clear()
+        self._empty_since = time.monotonic()
+
+    def _enqueue(self, run: _Run, task: Task, weight: float) -> None:
+        heapq.heappush(run.waiting, (-weight, next(self._order), task))
+
+    def _submit(self, run: _Run) -> None:
+        """Give the scheduler tasks until the window is full."""
+        ready = [engine_id for engine_id, engine in self._engines.items() if engine.ready]
+        while run.waiting and ready and len(run.out) < WINDOW * len(ready):
+            _, _, task = heapq.heappop(run.waiting)
+            if task.key in run.done:
+                continue
+            with self._view.temp_flags(targets=ready):
+                result = self._view.apply_async(task.function, *task.args)
+            message = result.msg_ids[0]
+            run.out[message] = task
+            result.add_done_callback(lambda done, m=message: self._events.put(("task", m, done)))
+
+    def _step(self, run: _Run, on_result: Callable[[Task, Any], None]) -> None:
+        """Handle one event, or the passing of time."""
+        self._update_engines(run)
+        try:
+            kind, name, value = self._events.get(timeout=TICK_S)
+        except queue.Empty:
+            self._watch_for_stalls(run)
+            return
+        if kind == "task":
+            self._task_ended(run, name, value, on_result)
+        elif kind == "prepared":
+            engine_id, identity = name
+            self._prepared(engine_id, identity, value)
+        else:
+            self._hub_told(run, value)
+
+    # -- engines ------------------------------------------------------------------
+
+    def _update_engines(self, run: _Run) -> None:
+        """Follow who comes and goes; prepare who comes; give up when nobody is there."""
+        present = dict(self._client._engines)
+        for engine_id in [i for i, e in self._engines.items() if present.get(i) != e.identity]:
+            del self._engines[engine_id]
+        for engine_id, identity in present.items():
+            if engine_id not in self._engines:
+                self._engines[engine_id] = _Engine(identity)
+                self._prepared(engine_id, identity, None)
+        if not self._source.tend(len(present)):
+            self._reconnect(run)
+            return
+        now = time.monotonic()
+        if self.size:
+            self._empty_since = None
+        elif self._empty_since is None:
+            self._empty_since = now
+        left_out = [e.left_out for e in self._engines.values() if e.left_out is not None]
+        if left_out and len(left_out) == len(self._engines):
+            raise left_out[0]
+        if self._empty_since is not None and now - self._empty_since > self._engine_timeout_s:
+            raise TooFewEngines(
+                f"no engine of {self._source.name} could be used for"
+                f" {self._engine_timeout_s:.0f} s ({len(present)} registered)",
+                remedy="Start engines and run the same command again; what was scored is kept",
+            )
+        if self._watch is not None:
+            self._watch(FarmState(self.size, min(len(run.out), self.size), self._empty_since))
+
+    def _prepared(self, engine_id: int, identity: str, answer: Any) -> None:
+        """Take an engine's preparation one call further."""
+        engine = self._engines.get(engine_id)
+        if engine is None or engine.identity != identity:
+            return
+        try:
+            if answer is not None:
+                answer = answer.get(timeout=0)
+            call = self._preparation.request(answer) if self._preparation else None
+            if call is None:
+                engine.ready = True
+                return
+            asked = self._client[engine_id].apply_async(*call)
+        except Exception as error:
+            if engine_id not in self._client._engines:
+                return
+            cause = error if isinstance(error, FleetError) else _remote_failure(error)
+            engine.left_out = cause
+            logger.warning("engine %d is left out: %s", engine_id, cause)
+            return
+        name = (engine_id, identity)
+        asked.add_done_callback(lambda done: self._events.put(("prepared", name, done)))
+
+    # -- tasks --------------------------------------------------------------------
+
+    def _task_ended(
+        self, run: _Run, message: str, done: Any, on_result: Callable[[Task, Any], None]
+    ) -> None:
+        task = run.out.pop(message, None)
+        run.missed.discard(message)
+        with contextlib.suppress(Exception):
+            self._client.purge_local_results([message])
+        if task is None or task.key in run.done:
+            return
+        try:
+            result = done.get(timeout=0)
+        except Exception as error:
+            self._task_failed(run, task, error)
+            return
+        if self._is_not_ready(result):
+            for engine_id, engine in self._engines.items():
+                if engine_id == done.engine_id:
+                    engine.ready = False
+                    self._prepared(engine_id, engine.identity, None)
+            self._enqueue(run, task, float("inf"))
+            return
+        run.last_result = time.monotonic()
+        run.done.add(task.key)
+        on_result(task, result)
+
+    def _task_failed(self, run: _Run, task: Task, error: Exception) -> None:
+        lost = getattr(error, "ename", type(error).__name__) in _LOST
+        counts, limit = (run.losses, MOST_LOSSES) if lost else (run.failures, MOST_FAILURES)
+        counts[task.key] = counts.get(task.key, 0) + 1
+        if counts[task.key] >= limit:
+            how = f"lost its engine {limit} times" if lost else f"failed on {limit} tries"
+            raise WorkloadFailed(
+                f"{task.function.__name__} {how}: {_remote_failure(error).what}",
+                remedy="Look at the engines' logs, then run the same command again;"
+                " what was scored is kept",
+            )
+        logger.info("resubmitting %s: %s", task.key, _first_line(error))
+        self._enqueue(run, task, float("inf"))
+
+    def _keep_what_arrived(self, run: _Run, on_result: Callable[[Task, Any], None]) -> None:
+        """Hand over results that are here already, also when the run is broken off."""
+        with contextlib.suppress(queue.Empty):
+            while True:
+                kind, name, value = self._events.get_nowait()
+                task = run.out.pop(name, None) if kind == "task" else None
+                if task is None or task.key in run.done:
+                    continue
+                with contextlib.suppress(Exception):
+                    result = value.get(timeout=0)
+                    if not self._is_not_ready(result):
+                        run.done.add(task.key)
+                        on_result(task, result)
+
+    # -- the hub ------------------------------------------------------------------
+
+    def _watch_for_stalls(self, run: _Run) -> None:
+        quiet = time.monotonic() - run.last_result
+        if run.out and quiet > STALL_S and not self._probing:
+            self._probing = True
+            threading.Thread(target=self._probe, args=(self._client,), daemon=True).start()
+
+    def _probe(self, client: Any) -> None:
+        """Ask the hub, with a client of its own, which tasks it knows."""
+        import ipyparallel
+
+        told: set[str] | None = None
+        try:
+            with ipyparallel.Client(self._source.connection_file, timeout=PROBE_S) as fresh:
+                told = _known_tasks(fresh)
+        except Exception as error:
+            logger.warning("the hub does not answer: %s", _first_line(error))
+        self._events.put(("hub", None, (client, told)))
+
+    def _hub_told(self, run: _Run, told: tuple[Any, set[str] | None]) -> None:
+        client, known = told
+        self._probing = False
+        if client is not self._client:
+            return
+        if known is None:
+            self._reconnect(run)
+            return
+        unknown = set(run.out) - known
+        for message in unknown & run.missed:
+            task = run.out.pop(message)
+            logger.warning("the hub has lost %s; submitting it again", task.key)
+            self._enqueue(run, task, float("inf"))
+        run.missed = unknown & set(run.out)
+
+    def _reconnect(self, run: _Run) -> None:
+        """Start anew with another client; what was out is submitted again."""
+        logger.warning("connecting to %s again", self._source.name)
+        with contextlib.suppress(Exception):
+            self._client.close(linger=0)
+        deadline = time.monotonic() + self._engine_timeout_s
+        while True:
+            try:
+                self._connect()
+                break
+            except EnginesUnreachable:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(TICK_S)
+        for task in run.out.values():
+            self._enqueue(run, task, float("inf"))
+        run.out.clear()
+        run.missed.clear()
+        run.last_result = time.monotonic()
+
+
+#: ipyparallel's names for "no engine has answered this".
+_LOST = frozenset(
+    {
+        "EngineError",
+        "NoEnginesRegistered",
+        "ImpossibleDependency",
+        "InvalidDependency",
+        "TaskAborted",
+        "CancelledError",
+        "TaskTimeout",
+    }
+)
+
+
+def _known_tasks(client: Any) -> set[str]:
+    status = client.queue_status(verbose=True)
+    known: set[str] = set(status.get("unassigned", ()))
+    for engine_id, queues in status.items():
+        if isinstance(engine_id, int):
+            known.update(queues["tasks"])
+            known.update(queues["queue"])
+    return known
+
+
+def _remote_failure(error: BaseException) -> WorkloadFailed:
+    name, value = getattr(error, "ename", type(error).__name__), getattr(error, "evalue", error)
+    return WorkloadFailed(f"an engine says {name}: {value}", remedy="See the engine's log")
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

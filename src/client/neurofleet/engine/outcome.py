@@ -1,0 +1,94 @@
+"""What an engine says of a model and of one unit's evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
+
+from neurofleet.units import Unit
+
+
+class Outcome(NamedTuple):
+    """One unit of one individual, evaluated.
+
+    Attributes
+    ----------
+    status : str
+        ``ok``; ``raised`` (an exception, see ``reason``); ``crashed`` (the simulation's
+        process died); ``timeout`` (it was ended at its limit).
+    scores : tuple of float
+        One per objective of the unit; the penalty where nothing could be computed.
+    reason : str
+        Empty when ok.
+    started : float
+        When the unit began, by the engine's clock [s since 1970].
+    duration_s : float
+        Wall time that it took [s].
+    host : str
+        Name of the engine's machine.
+    pid : int
+        The engine's process.
+    """
+
+    status: str
+    scores: tuple[float, ...]
+    reason: str
+    started: float
+    duration_s: float
+    host: str
+    pid: int
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A free parameter and its bounds, in the model's own unit."""
+
+    name: str
+    lower: float
+    upper: float
+
+
+@dataclass(frozen=True)
+class Description:
+    """What an optimisation has to know of a model; independent of any process.
+
+    Attributes
+    ----------
+    parameters : tuple of Parameter
+    objectives : tuple of str
+    penalties : tuple of float
+        What each objective scores when nothing could be recorded.
+    whole : Unit
+    units : tuple of Unit
+        What the structure suggests; equal to ``(whole,)`` if it cannot be taken apart.
+    versions : mapping
+        Of NEURON, BluePyOpt and eFEL.
+    """
+
+    parameters: tuple[Parameter, ...]
+    objectives: tuple[str, ...]
+    penalties: tuple[float, ...]
+    whole: Unit
+    units: tuple[Unit, ...]
+    versions: Mapping[str, str]
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the JSON form; ``from_json`` is its inverse."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Description:
+        """Rebuild a description from ``as_json``."""
+
+        def unit(item: Mapping[str, Any]) -> Unit:
+            return Unit(item["name"], tuple(item["protocols"]), tuple(item["objectives"]))
+
+        return cls(
+            parameters=tuple(Parameter(**item) for item in data["parameters"]),
+            objectives=tuple(data["objectives"]),
+            penalties=tuple(data["penalties"]),
+            whole=unit(data["whole"]),
+            units=tuple(unit(item) for item in data["units"]),
+            versions=dict(data["versions"]),
+        )

@@ -1,0 +1,130 @@
+"""The other end of a warm process: start it, ask it, end it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import multiprocessing
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from neurofleet.engine.outcome import Description, Outcome
+from neurofleet.engine.warm import LOAD_LIMIT_S
+from neurofleet.errors import FleetError, ModelError, WorkloadFailed
+from neurofleet.model import EvaluatorSpec
+
+#: What a warm process may need beyond a unit's own limit to say that it was reached [s].
+ANSWER_GRACE_S = 30.0
+#: Every unit has one core: no library may start threads of its own.
+ONE_THREAD = dict.fromkeys(
+    ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS"), "1"
+)
+
+
+class WarmProcess:
+    """A process that has one model loaded.
+
+    Parameters
+    ----------
+    model : Path
+        The unpacked and compiled model.
+    spec : EvaluatorSpec
+
+    Raises
+    ------
+    ModelError
+        The model's code does not give an evaluator.
+    """
+
+    description: Description
+
+    def __init__(self, model: Path, spec: EvaluatorSpec) -> None:
+        self._name = spec.factory
+        with contextlib.ExitStack() as resources:
+            self._output = resources.enter_context(tempfile.TemporaryFile())
+            self._resources = resources.pop_all()
+        self._connection, theirs = multiprocessing.Pipe()
+        with tempfile.TemporaryDirectory(prefix="neurofleet-neutral-") as neutral:
+            self._process = subprocess.Popen(
+                [
+                    sys.executable,
+                    "-P",
+                    "-m",
+                    "neurofleet.engine.warm",
+                    str(theirs.fileno()),
+                    str(model),
+                    json.dumps(spec.as_json()),
+                ],
+                cwd=neutral,
+                env={**os.environ, **ONE_THREAD, "MPLBACKEND": "Agg"},
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=self._output,
+                stderr=self._output,
+                start_new_session=True,
+            )
+            theirs.close()
+            try:
+                told = self._receive(LOAD_LIMIT_S)
+            except WorkloadFailed as error:
+                self.close()
+                raise ModelError(
+                    f"the model does not load: {error.what}",
+                    remedy="Import its evaluator in a plain Python to see more",
+                ) from error
+            except BaseException:
+                self.close()
+                raise
+        if isinstance(told, FleetError):
+            self.close()
+            raise told
+        self.description = told
+
+    def evaluate(self, unit: str, parameters: Sequence[float], limit_s: float) -> Outcome:
+        """Score one individual by one unit; see ``WarmModel.evaluate``."""
+        told = self._ask("evaluate", (unit, tuple(parameters), limit_s), limit_s)
+        assert isinstance(told, Outcome)
+        return told
+
+    def responses(self, parameters: Sequence[float], limit_s: float) -> tuple[str, Any]:
+        """Return one individual's traces; see ``WarmModel.responses``."""
+        told: tuple[str, Any] = self._ask("responses", (tuple(parameters), limit_s), limit_s)
+        return told
+
+    def close(self) -> None:
+        """End the process and what it is simulating; safe to call twice."""
+        self._connection.close()
+        try:
+            self._process.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._resources.close()
+
+    def _ask(self, method: str, args: tuple[Any, ...], limit_s: float) -> Any:
+        with contextlib.suppress(OSError):  # then the answer, or its absence, tells
+            self._connection.send((method, args))
+        return self._receive(limit_s + ANSWER_GRACE_S)
+
+    def _receive(self, limit_s: float) -> Any:
+        try:
+            if self._connection.poll(limit_s):
+                return self._connection.recv()
+            what = f"no answer within {limit_s:.0f} s"
+        except (EOFError, OSError):
+            what = "its process ended"
+        raise WorkloadFailed(
+            f"the process that holds {self._name} failed: {what}{self._last_words()}",
+            remedy="Run the same command again; what was scored is kept",
+        )
+
+    def _last_words(self) -> str:
+        size = self._output.seek(0, os.SEEK_END)
+        self._output.seek(max(0, size - 600))
+        text = " ".join(self._output.read().decode(errors="replace").split())
+        return f" ({text})" if text else ""

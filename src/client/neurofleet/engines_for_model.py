@@ -1,0 +1,156 @@
+"""A farm whose engines hold one model: the right versions, the files, a warm process."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from neurofleet import __version__
+from neurofleet.backends import EngineSource
+from neurofleet.backends.local import LocalEngines, usable_cores
+from neurofleet.backends.profile import ProfileEngines
+from neurofleet.dispatch import EngineFarm, Farm, FarmState, SerialFarm
+from neurofleet.engine import host_cache, tasks
+from neurofleet.engine.outcome import Description
+from neurofleet.errors import FleetError, WorkloadFailed
+from neurofleet.model import Bundle
+from neurofleet.rundir import write_whole
+
+
+@dataclass(frozen=True)
+class EngineChoice:
+    """Where engines come from.
+
+    Attributes
+    ----------
+    backend : str
+        ``serial`` (none: this process), ``local`` (this machine's cores), ``profile``
+        (a running controller), ``auto`` (a running controller of the profile if there
+        is one, else this machine's cores).
+    count : int or None
+        Local engines to start; ``None`` is one per usable core.
+    profile : str or None
+        IPython profile; ``None`` is the default one.
+    timeout_s : float
+        How long to wait while no engine can be used [s].
+    """
+
+    backend: str = "auto"
+    count: int | None = None
+    profile: str | None = None
+    timeout_s: float = 300.0
+
+
+class ModelPreparation:
+    """Takes an engine through version check, model transfer, compilation and loading."""
+
+    def __init__(self, bundle: Bundle, versions: Mapping[str, str]) -> None:
+        self._bundle = bundle
+        self._versions = dict(versions)
+
+    def request(self, answer: Any | None) -> tuple[Any, ...] | None:
+        """Return the next call for an engine; see ``dispatch.Preparation``."""
+        if answer is None:
+            return (tasks.probe,)
+        if isinstance(answer, FleetError):
+            raise answer
+        if isinstance(answer, dict):
+            self._check_versions(answer)
+            return (tasks.prepare, self._bundle.digest)
+        if isinstance(answer, tasks.NotReady):
+            return (tasks.prepare, self._bundle.digest, self._bundle.archive)
+        return None
+
+    def _check_versions(self, told: Mapping[str, Any]) -> None:
+        theirs = {**told["versions"], "neurofleet": told["neurofleet"]}
+        ours = {**self._versions, "neurofleet": __version__}
+        for name, version in ours.items():
+            if theirs.get(name) != version:
+                raise WorkloadFailed(
+                    f"the engine on {told['host']} has {name} {theirs.get(name)},"
+                    f" this machine has {version}",
+                    remedy="Install the same lock on both; scores would differ",
+                )
+
+
+def describe(bundle: Bundle) -> Description:
+    """Return a model's description; loads the model here the first time only.
+
+    Raises
+    ------
+    ModelError
+        The model does not compile, import, or give an evaluator.
+    """
+    known = _beside_model(bundle, "description")
+    try:
+        return Description.from_json(json.loads(known.read_text()))
+    except (OSError, ValueError, KeyError, TypeError):
+        pass  # not described yet, or by an interrupted writer of another version
+    answer = tasks.prepare(bundle.digest, bundle.archive)
+    if isinstance(answer, FleetError):
+        raise answer
+    assert isinstance(answer, Description)
+    write_whole(known, json.dumps(answer.as_json()).encode())
+    return answer
+
+
+def decision_file(bundle: Bundle) -> Path:
+    """Return where this machine remembers whether the model can be split."""
+    return _beside_model(bundle, "units")
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that a person wants to see beside a result."""
+    names = ("neuron", "bluepyopt", "efel", "ipyparallel", "deap", "numpy")
+    return {name: importlib.metadata.version(name) for name in names}
+
+
+def open_farm(
+    choice: EngineChoice,
+    bundle: Bundle,
+    logs: Path,
+    watch: Callable[[FarmState], None],
+) -> tuple[Farm, str]:
+    """Return the farm that was chosen, and the name of its backend.
+
+    Raises
+    ------
+    EnginesUnreachable
+        A profile was asked for and its controller does not answer.
+    """
+    if choice.backend == "serial":
+        return SerialFarm(lambda: _prepare_here(bundle), tasks.close), "serial"
+    source, backend = _source(choice, logs)
+    farm = EngineFarm(
+        source,
+        preparation=ModelPreparation(bundle, host_cache.versions()),
+        engine_timeout_s=choice.timeout_s,
+        watch=watch,
+        is_not_ready=lambda result: isinstance(result, tasks.NotReady),
+    )
+    return farm, backend
+
+
+def _source(choice: EngineChoice, logs: Path) -> tuple[EngineSource, str]:
+    local = LocalEngines(usable_cores() if choice.count is None else choice.count, logs)
+    if choice.backend == "local":
+        return local, "local"
+    profile = ProfileEngines(choice.profile)
+    if choice.backend == "profile" or choice.profile is not None or profile.answers():
+        return profile, "profile"
+    return local, "local"
+
+
+def _prepare_here(bundle: Bundle) -> None:
+    answer = tasks.prepare(bundle.digest, bundle.archive)
+    if isinstance(answer, FleetError):
+        raise answer
+
+
+def _beside_model(bundle: Bundle, what: str) -> Path:
+    stamp = "-".join(host_cache.versions().values())
+    return host_cache.model_directory(bundle.digest) / f"{what}-{__version__}-{stamp}.json"

@@ -1,0 +1,80 @@
+"""One tree of errors; each knows its exit code and what the person can do.
+
+The exit codes are part of the command line's contract (``docs/operating.md``):
+0 ok, 1 the workload failed, 2 usage, 3 engines unreachable, 4 too few engines,
+130 interrupted.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class FleetError(Exception):
+    """Something a person can act on.
+
+    Parameters
+    ----------
+    what : str
+        What is wrong and where, without a full stop.
+    remedy : str
+        What to do about it, without a full stop.
+    """
+
+    exit_code = 1
+
+    def __init__(self, what: str, *, remedy: str) -> None:
+        super().__init__(what)
+        self.what = what
+        self.remedy = remedy
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Let errors travel between processes."""
+        return _rebuild, (type(self), self.what, self.remedy)
+
+    def __str__(self) -> str:
+        """One line, whatever the parts contain."""
+        text = f"{self.what}. {self.remedy}." if self.remedy else f"{self.what}."
+        return " ".join(text.split())
+
+
+def _rebuild(kind: type[FleetError], what: str, remedy: str) -> FleetError:
+    return kind(what, remedy=remedy)
+
+
+class WorkloadFailed(FleetError):
+    """The machines did their part; the work itself cannot be done."""
+
+    exit_code = 1
+
+
+class UsageError(FleetError):
+    """The command, a file or a value that it names is wrong."""
+
+    exit_code = 2
+
+
+class ModelError(UsageError):
+    """The model directory or its evaluator cannot be used."""
+
+
+class RunDirectoryError(UsageError):
+    """The run directory, its store or its checkpoint cannot be used."""
+
+
+class EnginesUnreachable(FleetError):
+    """No controller answers."""
+
+    exit_code = 3
+
+
+class TooFewEngines(FleetError):
+    """A controller answers, engines do not."""
+
+    exit_code = 4
+
+
+class Interrupted(FleetError):
+    """A person or a time limit ended the run; what was scored is kept."""
+
+    exit_code = 130

@@ -1,0 +1,311 @@
+"""A model bundle: a directory, an evaluator factory, and a hash of both.
+
+The bundle is what travels to a host that has not seen the model: once per host, as
+one archive. Everything else refers to it by its hash, so two hosts that agree on
+the hash evaluate the same files with the same arguments.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import gzip
+import hashlib
+import io
+import json
+import os
+import stat
+import tarfile
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from neurofleet.errors import ModelError
+
+FORMAT = 1
+#: Written into a run directory; a directory that holds it is never part of a model.
+RUN_MARKER = "neurofleet-run.json"
+#: Largest sum of file sizes that is sent to hosts [bytes].
+LARGEST_BUNDLE = 512 * 1024 * 1024
+#: What version control, Python, NEURON's compiler and BluePyOpt leave in a model
+#: directory, and what must not change a model's hash.
+NEVER_PACKED = (
+    ".*",
+    "__pycache__",
+    "*.pyc",
+    "x86_64",
+    "i686",
+    "arm64",
+    "aarch64",
+    "ppc64le",
+    "checkpoints",
+    "figures",
+    "*.egg-info",
+    "neurofleet-runs",
+)
+#: Where mechanisms (``*.mod``) are looked for, in this order, unless the user says.
+MECHANISM_DIRECTORIES = ("mechanisms", "mod", "modfiles", ".")
+
+
+@dataclass(frozen=True)
+class EvaluatorSpec:
+    """How to get an evaluator out of a model directory.
+
+    Parameters
+    ----------
+    factory : str
+        ``module:callable``; the callable returns a ``bluepyopt.evaluators.Evaluator``.
+    search : tuple of str
+        Directories inside the bundle that are put in front of ``sys.path``.
+    kwargs : mapping
+        Keyword arguments of the callable; JSON values only.
+    mechanisms : tuple of str or None
+        Directories inside the bundle whose ``*.mod`` files are compiled; ``None``
+        takes the first of ``MECHANISM_DIRECTORIES`` that has one.
+    """
+
+    factory: str
+    search: tuple[str, ...] = (".",)
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+    mechanisms: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        module, _, name = self.factory.partition(":")
+        dotted = [*module.split("."), *name.split(".")]
+        if not all(part.isidentifier() for part in dotted):
+            raise ModelError(
+                f"{self.factory!r} is not of the form module:callable",
+                remedy="Name the evaluator's factory, for example l5pc_evaluator:create",
+            )
+        for inside in (*self.search, *(self.mechanisms or ())):
+            if PurePosixPath(inside).is_absolute() or ".." in PurePosixPath(inside).parts:
+                raise ModelError(
+                    f"{inside!r} leads out of the model directory",
+                    remedy="Name a directory inside it, relative to its top",
+                )
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the JSON form; ``from_json`` is its inverse."""
+        return {
+            "factory": self.factory,
+            "search": list(self.search),
+            "kwargs": dict(self.kwargs),
+            "mechanisms": None if self.mechanisms is None else list(self.mechanisms),
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> EvaluatorSpec:
+        """Rebuild a spec from ``as_json``."""
+        mechanisms = data["mechanisms"]
+        return cls(
+            factory=data["factory"],
+            search=tuple(data["search"]),
+            kwargs=dict(data["kwargs"]),
+            mechanisms=None if mechanisms is None else tuple(mechanisms),
+        )
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A packed model.
+
+    Attributes
+    ----------
+    name : str
+        The model directory's own name, for people.
+    spec : EvaluatorSpec
+    digest : str
+        SHA-256 over the evaluator spec and every file's path, executable bit and content.
+    archive : bytes
+        gzipped tar: ``bundle.json`` (what the digest is taken of) and ``model/``.
+    """
+
+    name: str
+    spec: EvaluatorSpec
+    digest: str
+    archive: bytes = field(repr=False)
+
+
+def pack(directory: Path, spec: EvaluatorSpec, *, exclude: Iterable[str] = ()) -> Bundle:
+    """Pack a model directory.
+
+    Parameters
+    ----------
+    directory : Path
+        The model's top directory.
+    spec : EvaluatorSpec
+    exclude : iterable of str
+        Further shell patterns of names or relative paths to leave out.
+
+    Raises
+    ------
+    ModelError
+        The directory is missing, unreadable, too large, or holds a link out of itself.
+    """
+    if not directory.is_dir():
+        raise ModelError(
+            f"there is no model directory {str(directory)!r}",
+            remedy="Name the directory that holds the model's files",
+        )
+    root = directory.resolve()
+    files: list[tuple[str, bool, bytes]] = []
+    total = 0
+    for path in _walk(root, (*NEVER_PACKED, *exclude)):
+        relative = path.relative_to(root).as_posix()
+        try:
+            mode = path.stat().st_mode
+            content = path.read_bytes()
+        except OSError as error:
+            raise ModelError(
+                f"the model file {relative!r} cannot be read ({error.strerror})",
+                remedy="Make it readable, or leave it out with --exclude",
+            ) from error
+        total += len(content)
+        if total > LARGEST_BUNDLE:
+            raise ModelError(
+                f"the model directory {str(directory)!r} holds more than"
+                f" {LARGEST_BUNDLE // 2**20} MiB",
+                remedy="Leave out what the evaluator does not read with --exclude PATTERN",
+            )
+        files.append((relative, bool(mode & stat.S_IXUSR), content))
+    if not files:
+        raise ModelError(
+            f"the model directory {str(directory)!r} is empty",
+            remedy="Name the directory that holds the model's files",
+        )
+    manifest = {
+        "format": FORMAT,
+        "evaluator": spec.as_json(),
+        "files": [
+            [name, executable, hashlib.sha256(content).hexdigest()]
+            for name, executable, content in files
+        ],
+    }
+    text = _canonical(manifest)
+    return Bundle(
+        name=root.name,
+        spec=spec,
+        digest=hashlib.sha256(text).hexdigest(),
+        archive=_archive(text, files),
+    )
+
+
+def unpack(archive: bytes, digest: str, target: Path) -> EvaluatorSpec:
+    """Write a bundle's files below ``target`` and return its evaluator spec.
+
+    Nothing is written unless the archive is exactly the one the digest names: every
+    member must be a file that the manifest lists, with the content that it lists.
+
+    Raises
+    ------
+    ModelError
+        The archive is damaged, or is not the one that ``digest`` names.
+    """
+    try:
+        contents: dict[str, bytes] = {}
+        with tarfile.open(fileobj=io.BytesIO(archive), mode="r:gz") as tar:
+            for member in tar:
+                stream = tar.extractfile(member) if member.isfile() else None
+                if stream is None:
+                    raise ValueError(f"{member.name!r} is no plain file")
+                contents[member.name] = stream.read()
+        text = contents.pop("bundle.json")
+        if hashlib.sha256(text).hexdigest() != digest:
+            raise ValueError("its manifest is another model's")
+        manifest = json.loads(text)
+        listed = {f"model/{name}": (exe, sha) for name, exe, sha in manifest["files"]}
+        if listed.keys() != contents.keys():
+            raise ValueError("its files are not those it lists")
+        for name, content in contents.items():
+            inside = PurePosixPath(name)
+            if inside.is_absolute() or ".." in inside.parts:
+                raise ValueError(f"{name!r} leads out of the bundle")
+            if hashlib.sha256(content).hexdigest() != listed[name][1]:
+                raise ValueError(f"{name!r} has another content than listed")
+        spec = EvaluatorSpec.from_json(manifest["evaluator"])
+    except (OSError, EOFError, ValueError, KeyError, TypeError, tarfile.TarError) as error:
+        raise ModelError(
+            f"the archive of model {digest[:12]} is not usable: {error}",
+            remedy="Send it again from the machine that has the model directory",
+        ) from error
+    for name, content in contents.items():
+        path = target / PurePosixPath(name).relative_to("model")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+        path.chmod(0o755 if listed[name][0] else 0o644)
+    return spec
+
+
+def mechanism_directories(model: Path, spec: EvaluatorSpec) -> list[str]:
+    """Return the directories, relative to ``model``, whose mechanisms are compiled."""
+    if spec.mechanisms is not None:
+        for name in spec.mechanisms:
+            if not any((model / name).glob("*.mod")):
+                raise ModelError(
+                    f"the mechanism directory {name!r} holds no .mod file",
+                    remedy="Name a directory of the model that does, or leave the option out",
+                )
+        return list(spec.mechanisms)
+    for name in MECHANISM_DIRECTORIES:
+        if any((model / name).glob("*.mod")):
+            return [name]
+    return []
+
+
+def _walk(root: Path, patterns: tuple[str, ...]) -> Iterator[Path]:
+    """Yield the files below ``root`` that are packed, in one order on every machine."""
+
+    def left_out(path: Path) -> bool:
+        relative = path.relative_to(root).as_posix()
+        return any(
+            fnmatch.fnmatch(path.name, pattern) or fnmatch.fnmatch(relative, pattern)
+            for pattern in patterns
+        )
+
+    for folder, folders, names in os.walk(root):
+        here = Path(folder)
+        folders[:] = sorted(
+            name
+            for name in folders
+            if not left_out(here / name) and not (here / name / RUN_MARKER).exists()
+        )
+        for name in sorted([*names, *(n for n in folders if (here / n).is_symlink())]):
+            path = here / name
+            if left_out(path):
+                continue
+            if path.is_symlink() and not path.resolve().is_relative_to(root):
+                raise ModelError(
+                    f"the model file {path.relative_to(root).as_posix()!r} is a link out of"
+                    " the model directory",
+                    remedy="Put the file itself there, or leave it out with --exclude",
+                )
+            if path.is_symlink() and path.is_dir():
+                raise ModelError(
+                    f"the model's {path.relative_to(root).as_posix()!r} is a link to a directory",
+                    remedy="Put the directory itself there, or leave it out with --exclude",
+                )
+            if path.is_file():
+                yield path
+
+
+def _canonical(data: Any) -> bytes:
+    try:
+        return json.dumps(data, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+    except (TypeError, ValueError) as error:
+        raise ModelError(
+            f"the evaluator's keyword arguments are not JSON ({error})",
+            remedy='Give an object such as {"etype": "cNAD_ltb"}',
+        ) from error
+
+
+def _archive(manifest: bytes, files: list[tuple[str, bool, bytes]]) -> bytes:
+    """Return the same bytes for the same files, whenever and by whomever packed."""
+    raw = io.BytesIO()
+    with tarfile.open(fileobj=raw, mode="w", format=tarfile.PAX_FORMAT) as tar:
+        named = [(f"model/{name}", executable, content) for name, executable, content in files]
+        for name, executable, content in [("bundle.json", False, manifest), *named]:
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            member.mode = 0o755 if executable else 0o644
+            tar.addfile(member, io.BytesIO(content))
+    return gzip.compress(raw.getvalue(), compresslevel=6, mtime=0)

@@ -1,0 +1,397 @@
+"""One optimisation, from a model directory to a run directory with a report."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Protocol
+
+from neurofleet import checkpoint, engines_for_model
+from neurofleet.dispatch import Farm, FarmState
+from neurofleet.engine import host_cache, tasks
+from neurofleet.engine.outcome import Description
+from neurofleet.engine.warm_process import WarmProcess
+from neurofleet.engines_for_model import EngineChoice
+from neurofleet.errors import FleetError, Interrupted, RunDirectoryError, UsageError
+from neurofleet.evolution import Settings, State, evolve
+from neurofleet.model import Bundle, EvaluatorSpec, pack
+from neurofleet.report import write_report
+from neurofleet.rundir import RunDirectory, this_machine, write_whole
+from neurofleet.scoring import Individual, Progress, Scoring
+from neurofleet.store import Store
+
+#: Limit for simulating the best individual's traces once more [s].
+TRACES_LIMIT_S = 3600.0
+
+root_logger = logging.getLogger()
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to optimise, how, and where.
+
+    Attributes
+    ----------
+    name : str
+        For people and for the default run directory.
+    model : Path
+        The model directory.
+    spec : EvaluatorSpec
+    settings : Settings
+    max_ngen : int
+        Generations in all, the first included.
+    engines : EngineChoice
+    run_dir : Path or None
+        ``None`` derives it from name and settings, below ``neurofleet-runs``.
+    checkpoint : Path or None
+        BluePyOpt's checkpoint; ``None`` puts it into the run directory.
+    go_on : bool
+        There has to be something to continue.
+    unit_timeout_s : float or None
+        Limit of one unit [s]; ``None`` derives it from what was measured.
+    report : bool
+        Write the report at the end.
+    command : str
+        As typed, for the record.
+    exclude : tuple of str
+        Patterns of model files that are not packed.
+    """
+
+    name: str
+    model: Path
+    spec: EvaluatorSpec
+    settings: Settings
+    max_ngen: int
+    engines: EngineChoice
+    run_dir: Path | None = None
+    checkpoint: Path | None = None
+    go_on: bool = False
+    unit_timeout_s: float | None = None
+    report: bool = True
+    command: str = ""
+    exclude: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.max_ngen < 1:
+            raise UsageError(
+                f"{self.max_ngen} generations are none", remedy="Give --max-ngen of at least 1"
+            )
+        if self.engines.count is not None and self.engines.count < 1:
+            raise UsageError(
+                f"{self.engines.count} engines cannot compute anything",
+                remedy="Give --engines of at least 1, or leave it out for one per core",
+            )
+        for name, value in (
+            ("unit-timeout", self.unit_timeout_s),
+            ("engine-timeout", self.engines.timeout_s),
+        ):
+            if value is not None and value <= 0:
+                raise UsageError(
+                    f"a limit of {value:g} s leaves no time", remedy=f"Give --{name} above 0"
+                )
+
+    @property
+    def directory(self) -> RunDirectory:
+        """The run directory."""
+        s = self.settings
+        default = f"{self.name}-seed{s.seed}-offspring{s.offspring_size}"
+        default += "" if s == Settings(s.seed, s.offspring_size) else f"-{s.selector}-eta{s.eta:g}"
+        return RunDirectory((self.run_dir or Path("neurofleet-runs") / default).absolute())
+
+
+@dataclass(frozen=True)
+class Result:
+    """What an optimisation came to.
+
+    Attributes
+    ----------
+    directory : RunDirectory
+    state : State
+        After the last generation.
+    simulated, from_store, penalised : int
+        Units simulated now, units found in the store, and those of the former that
+        got a penalty.
+    report : Path or None
+    """
+
+    directory: RunDirectory
+    state: State
+    simulated: int
+    from_store: int
+    penalised: int
+    report: Path | None
+
+
+class View(Protocol):
+    """Somebody who watches an optimisation."""
+
+    def says(self, text: str) -> None:
+        """A line for a person."""
+
+    def farm(self, state: FarmState) -> None:
+        """Engines came, went, or changed what they do."""
+
+    def progress(self, progress: Progress) -> None:
+        """A unit was scored."""
+
+    def generation(self, state: State) -> None:
+        """A generation is complete."""
+
+
+@dataclass
+class _Run:
+    """One optimisation under way."""
+
+    request: Request
+    view: View
+    bundle: Bundle = field(init=False)
+    description: Description = field(init=False)
+    store: Store = field(init=False)
+    scoring: Scoring = field(init=False)
+    about: dict[str, Any] = field(init=False)
+    engines: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def directory(self) -> RunDirectory:
+        return self.request.directory
+
+    @property
+    def checkpoint(self) -> Path:
+        return (self.request.checkpoint or self.directory.checkpoint).absolute()
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What a checkpoint must match to be this run's."""
+        return {
+            "model": self.bundle.digest,
+            "versions": host_cache.versions(),
+            "settings": asdict(self.request.settings),
+        }
+
+
+def optimise(request: Request, view: View) -> Result:
+    """Run an optimisation, or what is left of it.
+
+    Raises
+    ------
+    FleetError
+        See its subclasses; what was scored is kept whatever is raised.
+    """
+    run = _Run(request, view)
+    run.bundle = pack(request.model, request.spec, exclude=request.exclude)
+    run.directory.create()
+    _refuse_other_run(run)
+    with Store(run.directory.path, run.bundle.digest, host_cache.versions()) as run.store:
+        resume = _checked_checkpoint(run)
+        try:
+            run.description = engines_for_model.describe(run.bundle)
+            if request.engines.backend != "serial":
+                tasks.close()  # the engines hold the model, this process need not
+            state = _evolve(run, resume)
+            report = _finish(run, state)
+        finally:
+            tasks.close()
+    scoring = run.scoring
+    return Result(
+        run.directory, state, scoring.simulated, scoring.from_store, scoring.penalised, report
+    )
+
+
+def _evolve(run: _Run, resume: dict[str, Any] | None) -> State:
+    request = run.request
+    run.scoring = Scoring(
+        run.bundle.digest,
+        run.description,
+        run.store,
+        lambda: _open_farm(run),
+        decision_file=engines_for_model.decision_file(run.bundle),
+        unit_limit_s=request.unit_timeout_s,
+        watch=run.view.progress,
+    )
+
+    def scores(generation: int, individuals: Sequence[Individual]) -> list[list[float]]:
+        started = time.monotonic()
+        found = run.scoring.score(generation, individuals)
+        if request.engines.backend != "serial":
+            root_logger.debug("Generation took %s", timedelta(seconds=time.monotonic() - started))
+        return found
+
+    def after_generation(state: State) -> None:
+        checkpoint.write(run.checkpoint, state.as_dict(), run.identity)
+        logging.getLogger("__main__").debug("Wrote checkpoint to %s", run.checkpoint)
+        run.view.generation(state)
+
+    with _recorded(run), contextlib.closing(run.scoring):
+        return evolve(
+            request.settings,
+            run.description,
+            scores,
+            max_ngen=request.max_ngen,
+            after_generation=after_generation,
+            resume=resume,
+        )
+
+
+@contextlib.contextmanager
+def _recorded(run: _Run) -> Iterator[None]:
+    """Keep in the run directory what is run, and how it ended."""
+    request = run.request
+    earlier = run.directory.read_about() or {}
+    run.about = {
+        "name": request.name,
+        "model": {
+            "digest": run.bundle.digest,
+            "directory": str(request.model.absolute()),
+            "evaluator": run.bundle.spec.as_json(),
+            "exclude": list(request.exclude),
+        },
+        "versions": engines_for_model.versions(),
+        "settings": {**asdict(request.settings), "max_ngen": request.max_ngen},
+        "command": request.command,
+        "machine": this_machine(),
+        "checkpoint": str(run.checkpoint),
+        "description": run.description.as_json(),
+        "started": earlier.get("started", time.time()),
+        "ended": None,
+        "state": "running",
+        "engines": earlier.get("engines", {}),
+        "units": earlier.get("units", {}),
+        "reported": earlier.get("reported"),
+    }
+    run.directory.write_about(run.about)
+    state = "failed"
+    try:
+        yield
+        state = "finished"
+    except (KeyboardInterrupt, Interrupted):
+        state = "interrupted"
+        raise
+    finally:
+        if run.scoring.simulated or earlier.get("state") != "finished":
+            run.about["ended"] = time.time()
+        else:
+            run.about["ended"] = earlier.get("ended")
+        run.about["state"] = state
+        run.about["engines"] = run.engines or run.about["engines"]
+        run.about["units"] = _units(run)
+        with contextlib.suppress(RunDirectoryError):
+            run.directory.write_about(run.about)
+
+
+def _units(run: _Run) -> dict[str, str]:
+    with contextlib.suppress(FleetError):
+        units = run.scoring.units
+        mode = "split" if units is not None and len(units) > 1 else "whole"
+        return {"mode": mode, "why": run.scoring.why}
+    return {}
+
+
+def _open_farm(run: _Run) -> Farm:
+    farm, backend = engines_for_model.open_farm(
+        run.request.engines, run.bundle, run.directory.engines, run.view.farm
+    )
+    try:
+        farm.open()
+    except BaseException:
+        farm.close()
+        raise
+    run.engines = {"backend": backend, "count": farm.size}
+    if backend != "serial":
+        root_logger.debug("Using ipyparallel with %d engines", farm.size)
+        run.view.says(f"{farm.size} engine(s), {backend}")
+    return farm
+
+
+def _refuse_other_run(run: _Run) -> None:
+    """Raise if the run directory is another model's, other settings', other versions'."""
+    about = run.directory.read_about()
+    if about is None:
+        return
+    where = f"the run directory {str(run.directory.path)!r}"
+    elsewhere = "Name another with --run-dir; nothing was changed"
+    digest = about.get("model", {}).get("digest", "")
+    if digest != run.bundle.digest:
+        raise RunDirectoryError(
+            f"{where} is of model {digest[:12]}, this is model {run.bundle.digest[:12]}"
+            " (files, evaluator or arguments differ)",
+            remedy=elsewhere,
+        )
+    for what, ours in (
+        ("settings", asdict(run.request.settings)),
+        ("versions", host_cache.versions()),
+    ):
+        for name, value in ours.items():
+            theirs = about.get(what, {}).get(name)
+            if theirs != value:
+                raise RunDirectoryError(
+                    f"{where} was run with {name} {theirs}, this is {value}", remedy=elsewhere
+                )
+
+
+def _checked_checkpoint(run: _Run) -> dict[str, Any] | None:
+    """Refuse a checkpoint that is another run's; return the one to go on from, if any.
+
+    A run goes on from the store, which replays it without a simulation. A checkpoint
+    is needed only where there is no store: BluePyOpt's own, or one that was copied.
+    """
+    path = run.checkpoint
+    has_scores = bool(run.store.durations())
+    if not path.exists():
+        if run.request.go_on and not has_scores:
+            raise RunDirectoryError(
+                f"there is nothing to continue: no checkpoint {str(path)!r} and no scores in"
+                f" {str(run.directory.path)!r}",
+                remedy="Use --start",
+            )
+        return None
+    state = checkpoint.read(path)
+    names = [p.name for p in engines_for_model.describe(run.bundle).parameters]
+    why = checkpoint.belongs_elsewhere(state, run.identity, names)
+    if why is None:
+        return state if run.request.go_on and not has_scores else None
+    if run.request.go_on and "neurofleet" not in state and list(state["param_names"]) == names:
+        return state
+    raise RunDirectoryError(
+        f"the checkpoint {str(path)!r} is not this run's: {why}; it was left as it is",
+        remedy="Name another with --checkpoint, or --continu to go on from one of BluePyOpt's",
+    )
+
+
+def _finish(run: _Run, state: State) -> Path | None:
+    if not run.request.report:
+        return None
+    best = [float(value) for value in state.halloffame[0]]
+    directory = run.directory
+    shown = {"generation": state.generation, "best": best}
+    if run.about["reported"] != shown or run.scoring.simulated or not directory.report.exists():
+        simulate_traces(directory, run.bundle, best, run.view)
+        run.view.says("writing the report")
+        write_report(directory.path)
+        run.about["reported"] = shown
+        directory.write_about(run.about)
+    return directory.report
+
+
+def simulate_traces(
+    directory: RunDirectory, bundle: Bundle, parameters: list[float], view: View
+) -> None:
+    """Simulate one individual once more and keep its voltage traces for the report."""
+    with contextlib.suppress(OSError, ValueError, KeyError):
+        if json.loads(directory.best.read_text())["parameters"] == parameters:
+            return
+    view.says("simulating the best individual's traces for the report")
+    warm = WarmProcess(*host_cache.ensure_compiled(bundle.digest))
+    try:
+        status, told = warm.responses(parameters, TRACES_LIMIT_S)
+    finally:
+        warm.close()
+    found = {"responses": told, "reason": ""} if status == "ok" else {"reason": told}
+    text = json.dumps({"parameters": parameters, "status": status, **found})
+    write_whole(directory.best, text.encode())

@@ -1,0 +1,167 @@
+"""The run directory: everything that one optimisation leaves behind.
+
+==================== ======================================================================
+neurofleet-run.json  what was run: command, seed, sizes, versions, model, machine, state
+scores.sqlite        the evaluation store (``store.py``)
+checkpoint.pkl       BluePyOpt's checkpoint, one every generation (``checkpoint.py``)
+best.json            the best individual's voltage traces, for the report
+report.html          the report
+engines/             logs of engines that were started for this run
+==================== ======================================================================
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import socket
+import sys
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from neurofleet import __version__
+from neurofleet.errors import RunDirectoryError
+from neurofleet.model import RUN_MARKER
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """Names of the files in a run directory."""
+
+    path: Path
+
+    @property
+    def about(self) -> Path:
+        """What was run here."""
+        return self.path / RUN_MARKER
+
+    @property
+    def checkpoint(self) -> Path:
+        """BluePyOpt's checkpoint, unless the user put it elsewhere."""
+        return self.path / "checkpoint.pkl"
+
+    @property
+    def best(self) -> Path:
+        """Traces of the best individual."""
+        return self.path / "best.json"
+
+    @property
+    def report(self) -> Path:
+        """The report."""
+        return self.path / "report.html"
+
+    @property
+    def engines(self) -> Path:
+        """Profile and logs of engines started for the run."""
+        return self.path / "engines"
+
+    def create(self) -> None:
+        """Make the directory, unless it is there.
+
+        Raises
+        ------
+        RunDirectoryError
+            It cannot be made or written, or holds things that are not of a run.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            strangers = [entry for entry in self.path.iterdir() if not entry.name.startswith(".")]
+            with tempfile.TemporaryFile(dir=self.path):
+                pass
+        except OSError as error:
+            raise RunDirectoryError(
+                f"the run directory {str(self.path)!r} cannot be used ({error.strerror or error})",
+                remedy="Make room, mend its permissions, or name another with --run-dir",
+            ) from error
+        if strangers and not self.about.exists():
+            raise RunDirectoryError(
+                f"{str(self.path)!r} is not empty and no run directory",
+                remedy="Name an empty or a new directory with --run-dir",
+            )
+
+    def read_about(self) -> dict[str, Any] | None:
+        """Return what was run here, ``None`` if nothing was.
+
+        Raises
+        ------
+        RunDirectoryError
+            The file is damaged or of a later version.
+        """
+        try:
+            about = json.loads(self.about.read_text())
+            version = about["schema_version"]
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise RunDirectoryError(
+                f"{str(self.about)!r} is damaged ({error})",
+                remedy="Remove that file; the scores beside it are kept and used",
+            ) from error
+        if version != SCHEMA_VERSION:
+            raise RunDirectoryError(
+                f"{str(self.about)!r} has schema_version {version}, this program"
+                f" writes {SCHEMA_VERSION}",
+                remedy="Use the version of neurofleet that wrote it, or another --run-dir",
+            )
+        return dict(about)
+
+    def write_about(self, about: Mapping[str, Any]) -> None:
+        """Write what is run here, whole or not at all."""
+        write_whole(
+            self.about, json.dumps({"schema_version": SCHEMA_VERSION, **about}, indent=2).encode()
+        )
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Replace a file so that a reader, or a crash, sees the old or the new one entirely.
+
+    Raises
+    ------
+    RunDirectoryError
+        It cannot be written; the old file is as it was.
+    """
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with partial.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise RunDirectoryError(
+            f"{str(path)!r} cannot be written ({error.strerror or error})",
+            remedy="Make room or mend the permissions and run the same command again;"
+            " what was scored is kept",
+        ) from error
+
+
+def this_machine() -> dict[str, Any]:
+    """Return what a reader of the report wants to know of this machine."""
+    processor = platform.processor() or platform.machine()
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                processor = line.partition(":")[2].strip()
+                break
+    except OSError:
+        pass
+    return {
+        "host": socket.gethostname(),
+        "processor": processor,
+        "cores": os.cpu_count(),
+        "system": platform.platform(),
+        "python": sys.version.split()[0],
+        "neurofleet": __version__,
+    }

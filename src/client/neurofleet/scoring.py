@@ -1,0 +1,257 @@
+"""Scores of individuals: from the store where they are, from the farm where they are not.
+
+Before a model's units are trusted, some individuals are evaluated both ways, whole
+and by units. If one bit differs, the whole individual is the unit from then on. The
+decision is kept in the store, so that a resumed run decides nothing anew.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from neurofleet.dispatch import Farm, Task
+from neurofleet.engine import tasks
+from neurofleet.engine.outcome import Description, Outcome
+from neurofleet.errors import RunDirectoryError, WorkloadFailed
+from neurofleet.rundir import write_whole
+from neurofleet.store import Phase, Store, pack_floats
+from neurofleet.units import Unit
+
+#: Individuals that are evaluated both ways before a model is split [count].
+COMPARED = 2
+#: A unit's default limit: this many times the longest duration measured ...
+LIMIT_FACTOR = 20.0
+#: ... but at least so long [s] ...
+LEAST_LIMIT_S = 120.0
+#: ... and so long while nothing has been measured [s].
+FIRST_LIMIT_S = 3600.0
+
+Individual = tuple[float, ...]
+_MODES = {"split": "by units", "whole": "as a whole"}
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a watcher is told after every scored unit."""
+
+    generation: int
+    units_done: int
+    units_total: int
+    simulated: int
+    outcome: Outcome | None
+    unit: str
+
+
+class Scoring:
+    """Scores individuals by units, each at most once.
+
+    Parameters
+    ----------
+    digest : str
+        The model's hash.
+    description : Description
+    store : Store
+        Of this model and these versions.
+    open_farm : callable
+        Returns the farm; called at the first score that is missing.
+    decision_file : Path or None
+        Where this machine remembers how the model's comparison came out.
+    unit_limit_s : float or None
+        Time limit of one unit [s]; ``None`` derives it from what was measured.
+    watch : callable
+        Told the ``Progress``.
+    """
+
+    def __init__(
+        self,
+        digest: str,
+        description: Description,
+        store: Store,
+        open_farm: Callable[[], Farm],
+        *,
+        decision_file: Path | None = None,
+        unit_limit_s: float | None = None,
+        watch: Callable[[Progress], None] = lambda _progress: None,
+    ) -> None:
+        self._digest = digest
+        self._description = description
+        self._store = store
+        self._open_farm = open_farm
+        self._unit_limit_s = unit_limit_s
+        self._watch = watch
+        self._decision_file = decision_file
+        self._farm: Farm | None = None
+        self._own: set[tuple[str, Individual]] = set()
+        self.simulated = 0
+        self.from_store = 0
+        self.penalised = 0
+
+    @property
+    def units(self) -> tuple[Unit, ...] | None:
+        """What an individual is evaluated in; ``None`` while that is not decided."""
+        if len(self._description.units) == 1:
+            return self._description.units
+        mode = self._store.note("units")
+        if mode is None:
+            return None
+        return self._description.units if mode == "split" else (self._description.whole,)
+
+    @property
+    def why(self) -> str:
+        """Why the units are what they are, in a line."""
+        if len(self._description.units) == 1:
+            return "its protocols and objectives hang together, or it has one protocol only"
+        return self._store.note("units_why") or "not yet compared"
+
+    def score(self, generation: int, individuals: Sequence[Individual]) -> list[list[float]]:
+        """Return each individual's scores, in the order of the evaluator's objectives.
+
+        Raises
+        ------
+        WorkloadFailed
+            No unit of any individual could be evaluated: the model is broken.
+        """
+        distinct = list(dict.fromkeys(individuals))
+        if self.units is None:
+            self._compare(distinct)
+        units = self.units
+        assert units is not None
+        wanted = [(unit, individual) for individual in distinct for unit in units]
+        found = self._evaluate(generation, wanted)
+        self._refuse_nonsense(list(found.values()))
+        scores: dict[Individual, list[float]] = {}
+        for individual in distinct:
+            values = [0.0] * len(self._description.objectives)
+            for unit in units:
+                outcome = found[unit.name, individual]
+                for index, score in zip(unit.objectives, outcome.scores, strict=True):
+                    values[index] = score
+            scores[individual] = values
+        return [scores[individual] for individual in individuals]
+
+    def close(self) -> None:
+        """Close the farm, if it was opened."""
+        farm, self._farm = self._farm, None
+        if farm is not None:
+            farm.close()
+
+    def _evaluate(
+        self, generation: int, wanted: Sequence[tuple[Unit, Individual]]
+    ) -> dict[tuple[str, Individual], Outcome]:
+        """Return an outcome for every unit and individual, each simulated at most once."""
+        found: dict[tuple[str, Individual], Outcome] = {}
+        missing: list[tuple[Unit, Individual]] = []
+        for unit, individual in wanted:
+            outcome = self._store.get(unit.name, individual)
+            if outcome is None:
+                missing.append((unit, individual))
+            else:
+                found[unit.name, individual] = outcome
+        stored = len(found)
+        self.from_store += sum(key not in self._own for key in found)
+        self._watch(Progress(generation, stored, len(wanted), self.simulated, None, ""))
+        if not missing:
+            return found
+        if self._farm is None:
+            self._farm = self._open_farm()
+        self._farm.open()
+
+        def keep(task: Task, outcome: Outcome) -> None:
+            unit_name, individual = task.key
+            self._store.put(unit_name, individual, outcome)
+            found[unit_name, individual] = outcome
+            self._own.add((unit_name, individual))
+            self.simulated += 1
+            if outcome.status != "ok":
+                self.penalised += 1
+                logger.warning("unit %s %s: %s", unit_name, outcome.status, outcome.reason)
+            done = len(found)
+            self._watch(Progress(generation, done, len(wanted), self.simulated, outcome, unit_name))
+
+        measured = self._store.durations()
+        started = time.time()
+        try:
+            self._farm.run([self._task(*pair, measured) for pair in missing], keep)
+        finally:
+            simulated = len(found) - stored
+            self._store.add_phase(
+                Phase(generation, started, time.time(), self._farm.size, simulated, stored)
+            )
+        return found
+
+    def _task(
+        self, unit: Unit, individual: Individual, measured: dict[str, tuple[float, float]]
+    ) -> Task:
+        mean, longest = measured.get(unit.name, (float("inf"), 0.0))
+        limit_s = self._unit_limit_s
+        if limit_s is None:
+            limit_s = max(LEAST_LIMIT_S, LIMIT_FACTOR * longest) if longest else FIRST_LIMIT_S
+        args = (self._digest, unit.name, pack_floats(individual), limit_s)
+        return Task((unit.name, individual), tasks.run_unit, args, weight=mean)
+
+    def _compare(self, individuals: Sequence[Individual]) -> None:
+        """Evaluate some individuals both ways and keep the decision."""
+        if self._decision_file is not None and self._decision_file.exists():
+            with contextlib.suppress(OSError, ValueError, KeyError):
+                earlier = json.loads(self._decision_file.read_text())
+                self._decide(earlier["mode"], earlier["why"])
+                return
+        whole, parts = self._description.whole, self._description.units
+        compared = 0
+        remaining = list(individuals)
+        outcomes: list[Outcome] = []
+        while remaining and compared < COMPARED:
+            batch = [remaining.pop(0) for _ in range(min(COMPARED - compared, len(remaining)))]
+            found = self._evaluate(0, [(u, i) for i in batch for u in (whole, *parts)])
+            outcomes += found.values()
+            for individual in batch:
+                both = found[whole.name, individual]
+                if both.status != "ok":
+                    continue
+                for unit in parts:
+                    alone = found[unit.name, individual]
+                    expected = [both.scores[index] for index in unit.objectives]
+                    if alone.status != "ok" or pack_floats(alone.scores) != pack_floats(expected):
+                        self._decide("whole", f"unit {unit.name} alone gives other scores")
+                        return
+                compared += 1
+        if not compared:
+            self._refuse_nonsense(outcomes)
+            self._decide("whole", "no individual could be evaluated whole, so none was compared")
+            return
+        self._decide("split", f"{compared} individual(s) gave the same bits whole and by units")
+
+    def _decide(self, mode: str, why: str) -> None:
+        self._store.set_note("units_why", why)
+        self._store.set_note("units", mode)
+        log = logger.info if mode == "split" else logger.warning
+        log("individuals are evaluated %s: %s", _MODES[mode], why)
+        if self._decision_file is not None:
+            with contextlib.suppress(RunDirectoryError):  # it is only a convenience
+                text = json.dumps({"mode": mode, "why": why})
+                write_whole(self._decision_file, text.encode())
+
+    def _refuse_nonsense(self, outcomes: Sequence[Outcome]) -> None:
+        """Stop when nothing at all works: an optimisation of penalties helps nobody."""
+        nothing_works = all(
+            outcome.status != "ok" and not self._has_a_score(outcome) for outcome in outcomes
+        )
+        if outcomes and nothing_works:
+            raise WorkloadFailed(
+                f"no unit of any individual could be evaluated; the first:"
+                f" {outcomes[0].status}, {outcomes[0].reason}",
+                remedy="Mend the model, or raise --unit-timeout if the simulations are that long;"
+                " then use a new --run-dir",
+            )
+
+    @staticmethod
+    def _has_a_score(outcome: Outcome) -> bool:
+        return outcome.status == "raised" and outcome.reason.startswith("objective ")

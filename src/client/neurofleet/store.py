@@ -1,0 +1,391 @@
+"""The evaluation store: every score that was ever paid for, in one SQLite file.
+
+It is the checkpoint: the evolutionary algorithm is deterministic given its seed and
+the scores, so running the same command again replays finished generations from here.
+
+The file may lie on a shared file system, so no write-ahead log is used (it needs
+shared memory). There is one writer, which holds ``scores.lock``; each score is on disk
+before it counts. Each row carries a checksum, because SQLite does not notice a bit
+that flips inside a value.
+"""
+
+from __future__ import annotations
+
+import array
+import contextlib
+import getpass
+import hashlib
+import json
+import os
+import socket
+import sqlite3
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import filelock
+
+from neurofleet.engine.outcome import Outcome
+from neurofleet.errors import FleetError, RunDirectoryError, WorkloadFailed
+
+FORMAT = 1
+FILE = "scores.sqlite"
+_SCHEMA = f"""
+CREATE TABLE context (id INTEGER PRIMARY KEY, model TEXT, versions TEXT, UNIQUE (model, versions));
+CREATE TABLE score (
+    context INTEGER, unit TEXT, parameters BLOB, scores BLOB, status TEXT, reason TEXT,
+    started REAL, duration_s REAL, host TEXT, pid INTEGER, checksum BLOB,
+    UNIQUE (context, unit, parameters)
+);
+CREATE TABLE phase (
+    generation INTEGER, started REAL, ended REAL, engines INTEGER, simulated INTEGER, stored INTEGER
+);
+CREATE TABLE note (name TEXT PRIMARY KEY, value TEXT);
+PRAGMA user_version = {FORMAT};
+"""
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One stretch of evaluation.
+
+    Attributes
+    ----------
+    generation : int
+        Counted from 1; 0 is the comparison of units with whole individuals.
+    started, ended : float
+        By the client's clock [s since 1970].
+    engines : int
+        Engines that took part.
+    simulated, stored : int
+        Units that were simulated, and units found in the store.
+    """
+
+    generation: int
+    started: float
+    ended: float
+    engines: int
+    simulated: int
+    stored: int
+
+
+class Store:
+    """The scores of one run directory, for one model and one set of versions.
+
+    Parameters
+    ----------
+    directory : Path
+        The run directory; it exists.
+    model : str
+        The model's hash.
+    versions : mapping
+        Versions that a score depends on.
+
+    Raises
+    ------
+    RunDirectoryError
+        Another process holds the store, or the file is damaged or of another format.
+    """
+
+    def __init__(self, directory: Path, model: str, versions: Mapping[str, str]) -> None:
+        self.path = directory / FILE
+        self._lock = filelock.FileLock(directory / "scores.lock")
+        self._holder = directory / "scores.holder"
+        self._acquire()
+        try:
+            fresh = not self.path.exists() or self.path.stat().st_size == 0
+            if not fresh:
+                check_file(self.path)
+            with self._told():
+                self._db = _connect(self.path)
+                if fresh:
+                    self._db.executescript(f"BEGIN; {_SCHEMA} COMMIT;")
+                key = (model, json.dumps(dict(versions), sort_keys=True))
+                self._db.execute(
+                    "INSERT OR IGNORE INTO context (model, versions) VALUES (?,?)", key
+                )
+                self._context: int = self._db.execute(
+                    "SELECT id FROM context WHERE model = ? AND versions = ?", key
+                ).fetchone()[0]
+        except BaseException:
+            self._release()
+            raise
+
+    def get(self, unit: str, parameters: Sequence[float]) -> Outcome | None:
+        """Return what was scored, ``None`` if it was not.
+
+        Raises
+        ------
+        RunDirectoryError
+            The row does not match its checksum.
+        """
+        with self._told():
+            row = self._db.execute(
+                "SELECT scores, status, reason, started, duration_s, host, pid, checksum FROM score"
+                " WHERE context = ? AND unit = ? AND parameters = ?",
+                (self._context, unit, pack_floats(parameters)),
+            ).fetchone()
+        if row is None:
+            return None
+        if row[-1] != _checksum(unit, pack_floats(parameters), row[0], row[1]):
+            raise _damaged(self.path, f"the score of unit {unit!r} does not match its checksum")
+        scores, status, reason, started, duration_s, host, pid = row[:-1]
+        return Outcome(status, unpack_floats(scores), reason, started, duration_s, host, pid)
+
+    def put(self, unit: str, parameters: Sequence[float], outcome: Outcome) -> None:
+        """Keep a score; it is on disk when this returns. The first one of a key stays."""
+        key, scores = pack_floats(parameters), pack_floats(outcome.scores)
+        with self._told():
+            self._db.execute(
+                "INSERT OR IGNORE INTO score VALUES (?,?,?,?,?,?,?,?,?,?,?)",
+                (
+                    self._context,
+                    unit,
+                    key,
+                    scores,
+                    outcome.status,
+                    outcome.reason,
+                    outcome.started,
+                    outcome.duration_s,
+                    outcome.host,
+                    outcome.pid,
+                    _checksum(unit, key, scores, outcome.status),
+                ),
+            )
+
+    def durations(self) -> dict[str, tuple[float, float]]:
+        """Return, for each unit that has been simulated, its mean and longest duration [s]."""
+        with self._told():
+            rows = self._db.execute(
+                "SELECT unit, avg(duration_s), max(duration_s) FROM score"
+                " WHERE context = ? AND status IN ('ok', 'raised') GROUP BY unit",
+                (self._context,),
+            ).fetchall()
+        return {unit: (mean, longest) for unit, mean, longest in rows}
+
+    def other_models(self) -> list[str]:
+        """Return the hashes of other models that have scores here."""
+        with self._told():
+            rows = self._db.execute(
+                "SELECT DISTINCT model FROM context JOIN score ON score.context = context.id"
+                " WHERE model != (SELECT model FROM context WHERE id = ?)",
+                (self._context,),
+            )
+            return [row[0] for row in rows]
+
+    def add_phase(self, phase: Phase) -> None:
+        """Keep a record of a stretch of evaluation."""
+        with self._told():
+            self._db.execute(
+                "INSERT INTO phase VALUES (?,?,?,?,?,?)",
+                (
+                    phase.generation,
+                    phase.started,
+                    phase.ended,
+                    phase.engines,
+                    phase.simulated,
+                    phase.stored,
+                ),
+            )
+
+    def note(self, name: str) -> str | None:
+        """Return a remark of this model and these versions."""
+        with self._told():
+            row = self._db.execute(
+                "SELECT value FROM note WHERE name = ?", (f"{self._context}:{name}",)
+            ).fetchone()
+        return None if row is None else str(row[0])
+
+    def set_note(self, name: str, value: str) -> None:
+        """Keep a remark of this model and these versions."""
+        with self._told():
+            self._db.execute(
+                "INSERT OR REPLACE INTO note VALUES (?,?)", (f"{self._context}:{name}", value)
+            )
+
+    def close(self) -> None:
+        """Close the file and let go of the lock; safe to call twice."""
+        self._db.close()
+        self._release()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    @contextlib.contextmanager
+    def _told(self) -> Iterator[None]:
+        """Turn SQLite's and the file system's words into ours."""
+        try:
+            yield
+        except sqlite3.OperationalError as error:
+            raise WorkloadFailed(
+                f"the store {str(self.path)!r} cannot be used ({error})",
+                remedy="Make room or mend the permissions and run the same command again;"
+                " what was scored is kept",
+            ) from error
+        except sqlite3.DatabaseError as error:
+            raise _damaged(self.path, str(error)) from error
+
+    def _acquire(self) -> None:
+        try:
+            self._lock.acquire(timeout=0)
+        except filelock.Timeout as error:
+            try:
+                holder = self._holder.read_text().strip()
+            except OSError:
+                holder = "another process"
+            raise RunDirectoryError(
+                f"the run directory {str(self.path.parent)!r} is in use by {holder}",
+                remedy="Wait for it, end it, or name another directory with --run-dir",
+            ) from error
+        except OSError as error:
+            raise RunDirectoryError(
+                f"the run directory {str(self.path.parent)!r} is not writable"
+                f" ({error.strerror or error})",
+                remedy="Mend its permissions or name another with --run-dir",
+            ) from error
+        since = time.strftime("%Y-%m-%d %H:%M:%S")
+        try:
+            self._holder.write_text(
+                f"process {os.getpid()} of {getpass.getuser()} on {socket.gethostname()},"
+                f" since {since}\n"
+            )
+        except OSError as error:
+            self._lock.release()
+            raise RunDirectoryError(
+                f"the run directory {str(self.path.parent)!r} cannot be written"
+                f" ({error.strerror or error})",
+                remedy="Make room, mend its permissions, or name another with --run-dir",
+            ) from error
+
+    def _release(self) -> None:
+        if self._lock.is_locked:
+            self._holder.unlink(missing_ok=True)
+            self._lock.release()
+
+
+def pack_floats(values: Sequence[float]) -> bytes:
+    """Return float64 values bit for bit, little-endian."""
+    packed = array.array("d", values)
+    if sys.byteorder == "big":
+        packed.byteswap()
+    return packed.tobytes()
+
+
+def unpack_floats(data: bytes) -> tuple[float, ...]:
+    """Undo ``pack_floats``."""
+    values = array.array("d", data)
+    if sys.byteorder == "big":
+        values.byteswap()
+    return tuple(values)
+
+
+def check_file(path: Path) -> None:
+    """Raise ``RunDirectoryError`` unless the file is a sound store of this format."""
+    try:
+        db = _connect(path)
+        try:
+            verdict = db.execute("PRAGMA quick_check").fetchone()[0]
+            version = db.execute("PRAGMA user_version").fetchone()[0]
+        finally:
+            db.close()
+    except sqlite3.OperationalError as error:
+        raise RunDirectoryError(
+            f"the store {str(path)!r} cannot be opened ({error})",
+            remedy="Make room or mend the permissions and run the same command again",
+        ) from error
+    except sqlite3.DatabaseError as error:
+        raise _damaged(path, str(error)) from error
+    if verdict != "ok":
+        raise _damaged(path, verdict)
+    if version != FORMAT:
+        raise RunDirectoryError(
+            f"the store {str(path)!r} has format {version}, this program writes {FORMAT}",
+            remedy="Use the version of neurofleet that wrote it, or another --run-dir",
+        )
+
+
+def repair(directory: Path) -> tuple[Path, int, int]:
+    """Set a damaged store aside and keep every row that is sound.
+
+    Returns
+    -------
+    aside : Path
+        The damaged file, as it was.
+    kept, lost : int
+        Scores carried over, and scores read but not sound; what cannot be read at all
+        is not counted.
+    """
+    path = directory / FILE
+    if not path.exists():
+        raise RunDirectoryError(
+            f"there is no store in {str(directory)!r}", remedy="Name a run directory"
+        )
+    aside = path.with_name(f"{FILE}.damaged-{time.strftime('%Y%m%d-%H%M%S')}")
+    fresh = path.with_name(f".{FILE}.repaired")
+    fresh.unlink(missing_ok=True)
+    lock = filelock.FileLock(directory / "scores.lock")
+    with lock.acquire(timeout=0), contextlib.closing(_connect(fresh)) as new:
+        new.executescript(f"BEGIN; {_SCHEMA} BEGIN_ROWS".replace("BEGIN_ROWS", "COMMIT;"))
+        kept, lost = _salvage(path, new)
+        path.rename(aside)
+        fresh.rename(path)
+    return aside, kept, lost
+
+
+def _salvage(damaged: Path, new: sqlite3.Connection) -> tuple[int, int]:
+    kept = lost = 0
+    old = _connect(damaged)
+    for table in ("context", "note", "phase", "score"):
+        try:
+            last = old.execute(f"SELECT max(rowid) FROM {table}").fetchone()[0] or 0
+        except sqlite3.DatabaseError:
+            continue
+        for rowid in range(1, last + 1):
+            try:
+                row = old.execute(f"SELECT * FROM {table} WHERE rowid = ?", (rowid,)).fetchone()
+            except sqlite3.DatabaseError:
+                lost += table == "score"
+                continue
+            if row is None:
+                continue
+            if table == "score" and row[-1] != _checksum(row[1], row[2], row[3], row[4]):
+                lost += 1
+                continue
+            marks = ",".join("?" * len(row))
+            new.execute(f"INSERT OR IGNORE INTO {table} VALUES ({marks})", row)
+            kept += table == "score"
+    old.close()
+    return kept, lost
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    db = sqlite3.connect(path, isolation_level=None, timeout=30)
+    db.execute("PRAGMA journal_mode = DELETE")
+    db.execute("PRAGMA synchronous = FULL")
+    return db
+
+
+def _checksum(unit: str, parameters: bytes, scores: bytes, status: str) -> bytes:
+    parts = (unit.encode(), parameters, scores, status.encode())
+    text = b"".join(len(part).to_bytes(8, "little") + part for part in parts)
+    return hashlib.blake2b(text, digest_size=8).digest()
+
+
+def _damaged(path: Path, why: str) -> FleetError:
+    return RunDirectoryError(
+        f"the store {str(path)!r} is damaged ({why}); it was left as it is",
+        remedy=f"neurofleet repair {str(path.parent)!r} keeps every sound score and sets the"
+        " damaged file aside",
+    )
