@@ -198,16 +198,20 @@ def write_traces(path: Path, parameters: Sequence[float], shape: Shape) -> None:
     path.write_text(json.dumps(content))
 
 
+def _period_ms(name: str) -> float:
+    return 3000.0 if name.startswith("bAP") else 400.0 / (1 + sum(map(ord, name)) % 5)
+
+
 def _spikes(name: str) -> list[list[float]]:
     """Return a current step's response, at 10 kHz."""
-    length, onset, offset, period = 3000, 700, 2700, 55.0 - 5 * (len(name) + ord(name[4]) % 7)
+    length, onset, offset, period = 3000, 700, 2700, _period_ms(name)
     times = np.arange(0, length, 0.1)
     level = np.full_like(times, -80.0)
     inside = (times > onset) & (times < offset)
-    level[inside] = -58 - 14 * np.exp(-((times[inside] - onset) % max(period, 18.0)) / 9)
+    level[inside] = -60 - 9 * np.exp(-((times[inside] - onset) % period) / 30)
     first = 1 if name.startswith("bAP") else 60
-    for spike in np.arange(onset + 12, offset, max(period, 18.0))[:first]:
-        level += (85 if "dend" not in name else 45) * np.exp(-(((times - spike) / 0.9) ** 2))
+    for spike in np.arange(onset + 12, offset, period)[:first]:
+        level += (85 if "dend" not in name else 45) * np.exp(-(((times - spike) / 1.8) ** 2))
     level += 0.3 * np.sin(times / 3)
     return [times.round(3).tolist(), level.round(4).tolist()]
 
@@ -215,9 +219,7 @@ def _spikes(name: str) -> list[list[float]]:
 def _fill_store(directory: Path, shape: Shape, description: Description) -> float:
     """Keep a score for each unit, as a farm of engines would have; return when it ended."""
     chance = random.Random(shape.seed)
-    engines = [
-        (f"worker{1 + index % shape.hosts}", 4000 + index) for index in range(shape.engines)
-    ]
+    engines = [(f"worker{1 + index % shape.hosts}", 4000 + index) for index in range(shape.engines)]
     now = EPOCH + 6.0
     rows: list[tuple[str, tuple[float, ...], Outcome]] = []
     with Store(directory, DIGEST, VERSIONS) as store:

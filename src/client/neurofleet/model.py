@@ -153,21 +153,21 @@ def pack(directory: Path, spec: EvaluatorSpec, *, exclude: Iterable[str] = ()) -
     for path in _walk(root, (*NEVER_PACKED, *exclude)):
         relative = path.relative_to(root).as_posix()
         try:
-            mode = path.stat().st_mode
+            status = path.stat()
+            total += status.st_size
+            if total > LARGEST_BUNDLE:
+                raise ModelError(
+                    f"the model directory {str(directory)!r} holds more than"
+                    f" {LARGEST_BUNDLE // 2**20} MiB",
+                    remedy="Leave out what the evaluator does not read with --exclude PATTERN",
+                )
             content = path.read_bytes()
         except OSError as error:
             raise ModelError(
                 f"the model file {relative!r} cannot be read ({error.strerror})",
                 remedy="Make it readable, or leave it out with --exclude",
             ) from error
-        total += len(content)
-        if total > LARGEST_BUNDLE:
-            raise ModelError(
-                f"the model directory {str(directory)!r} holds more than"
-                f" {LARGEST_BUNDLE // 2**20} MiB",
-                remedy="Leave out what the evaluator does not read with --exclude PATTERN",
-            )
-        files.append((relative, bool(mode & stat.S_IXUSR), content))
+        files.append((relative, bool(status.st_mode & stat.S_IXUSR), content))
     if not files:
         raise ModelError(
             f"the model directory {str(directory)!r} is empty",

@@ -177,9 +177,10 @@ class Scoring:
             self._watch(Progress(generation, done, len(wanted), self.simulated, outcome, unit_name))
 
         measured = self._store.durations()
+        expected = self._remembered_durations() | {u: mean for u, (mean, _) in measured.items()}
         started = time.time()
         try:
-            self._farm.run([self._task(*pair, measured) for pair in missing], keep)
+            self._farm.run([self._task(*pair, measured, expected) for pair in missing], keep)
         finally:
             simulated = len(found) - stored
             self._store.add_phase(
@@ -188,21 +189,27 @@ class Scoring:
         return found
 
     def _task(
-        self, unit: Unit, individual: Individual, measured: dict[str, tuple[float, float]]
+        self,
+        unit: Unit,
+        individual: Individual,
+        measured: dict[str, tuple[float, float]],
+        expected: dict[str, float],
     ) -> Task:
-        mean, longest = measured.get(unit.name, (float("inf"), 0.0))
+        _, longest = measured.get(unit.name, (0.0, 0.0))
         limit_s = self._unit_limit_s
         if limit_s is None:
             limit_s = max(LEAST_LIMIT_S, LIMIT_FACTOR * longest) if longest else FIRST_LIMIT_S
         args = (self._digest, unit.name, pack_floats(individual), limit_s)
-        return Task((unit.name, individual), tasks.run_unit, args, weight=mean)
+        return Task(
+            (unit.name, individual), tasks.run_unit, args, expected.get(unit.name, float("inf"))
+        )
 
     def _compare(self, individuals: Sequence[Individual]) -> None:
         """Evaluate some individuals both ways and keep the decision."""
         if self._decision_file is not None and self._decision_file.exists():
             with contextlib.suppress(OSError, ValueError, KeyError):
                 earlier = json.loads(self._decision_file.read_text())
-                self._decide(earlier["mode"], earlier["why"])
+                self._keep_decision(earlier["mode"], earlier["why"])
                 return
         whole, parts = self._description.whole, self._description.units
         compared = 0
@@ -230,14 +237,26 @@ class Scoring:
         self._decide("split", f"{compared} individual(s) gave the same bits whole and by units")
 
     def _decide(self, mode: str, why: str) -> None:
+        self._keep_decision(mode, why)
+        if self._decision_file is not None:
+            with contextlib.suppress(RunDirectoryError):  # it is only a convenience
+                durations = self._store.durations()
+                text = json.dumps({"mode": mode, "why": why, "durations": durations})
+                write_whole(self._decision_file, text.encode())
+
+    def _keep_decision(self, mode: str, why: str) -> None:
         self._store.set_note("units_why", why)
         self._store.set_note("units", mode)
         log = logger.info if mode == "split" else logger.warning
         log("individuals are evaluated %s: %s", _MODES[mode], why)
+
+    def _remembered_durations(self) -> dict[str, float]:
+        """Return mean durations from an earlier run on this machine [s]."""
         if self._decision_file is not None:
-            with contextlib.suppress(RunDirectoryError):  # it is only a convenience
-                text = json.dumps({"mode": mode, "why": why})
-                write_whole(self._decision_file, text.encode())
+            with contextlib.suppress(OSError, ValueError, KeyError, AttributeError, TypeError):
+                known = json.loads(self._decision_file.read_text())["durations"]
+                return {unit: float(mean) for unit, (mean, _longest) in known.items()}
+        return {}
 
     def _refuse_nonsense(self, outcomes: Sequence[Outcome]) -> None:
         """Stop when nothing at all works: an optimisation of penalties helps nobody."""

@@ -183,7 +183,10 @@ def _cause(error: BaseException) -> str:
     parts: list[str] = []
     link: BaseException | None = error
     while link is not None and len(parts) < 4:
-        parts.append(f"{type(link).__name__}: {link}".splitlines()[0][:300])
+        said = str(link).strip().splitlines() or [""]
+        # A traceback that came from another process says what happened at its end.
+        telling = said[-1] if said[0].startswith("Traceback") else said[0]
+        parts.append(f"{type(link).__name__}: {telling}"[:300])
         link = link.__cause__ or link.__context__
     return " from ".join(parts)
 

@@ -37,6 +37,9 @@ EXAMPLE = f"bluepyopt-{VERSION}/examples/l5pc"
 #: What of the example the model and its analysis read.
 WANTED = ("*.py", "config/*", "mechanisms/*", "morphology/*", "exp_data/*", "cADpyr_76.hoc")
 
+#: Ours, put beside upstream's files; see there.
+ARBOR_EVALUATOR = Path(__file__).with_name("l5pc_arbor.py")
+
 LICENCE = (
     "The L5PC morphology and mechanisms are licensed CC-BY-NC-SA 4.0"
     " (attribution, non-commercial, share alike); see {where}"
@@ -51,11 +54,8 @@ def spec(sim: str = "nrn") -> EvaluatorSpec:
     sim : str
         ``nrn`` or ``arb``.
     """
-    return EvaluatorSpec(
-        "l5pc_evaluator:create",
-        kwargs={"sim": sim} if sim != "nrn" else {},
-        mechanisms=("mechanisms",),
-    )
+    factory = "l5pc_evaluator:create" if sim == "nrn" else f"{ARBOR_EVALUATOR.stem}:create"
+    return EvaluatorSpec(factory, mechanisms=("mechanisms",))
 
 
 def fetch(says: Callable[[str], None]) -> Path:
@@ -89,6 +89,7 @@ def fetch(says: Callable[[str], None]) -> Path:
                 _check_hash(archive)
                 unpacked = Path(scratch) / "l5pc"
                 _extract(archive, unpacked)
+                shutil.copyfile(ARBOR_EVALUATOR, unpacked / ARBOR_EVALUATOR.name)
                 unpacked.rename(target)
                 says(LICENCE.format(where=target / "mechanisms" / "LICENSE"))
     except OSError as error:
@@ -226,6 +227,7 @@ def draw(
     figures = str(Path("figures").absolute())
     job = {
         "what": what,
+        "sim": "nrn" if evaluator == spec("nrn") else "arb",
         "model": str(compiled),
         "evaluator": evaluator.as_json(),
         "checkpoint": str(checkpoint.absolute()) if checkpoint and checkpoint.exists() else None,

@@ -27,16 +27,21 @@ def main() -> None:
     spec = EvaluatorSpec.from_json(job["evaluator"])
     # Upstream passes its optimisation; all that its analysis reads is the evaluator.
     optimisation = SimpleNamespace(evaluator=load_evaluator(Path(job["model"]), spec))
-    analysis = importlib.import_module("l5pc_analysis")
+    analysis: Any = importlib.import_module("l5pc_analysis")
     folder = Path(job["figures"])
     folder.mkdir(parents=True, exist_ok=True)
     if job["what"] == "diversity":
+        # Upstream indexes what a dictionary's values() gives, which Python 2 allowed.
+        draw = analysis.plot_individual_params
+        analysis.plot_individual_params = lambda opt, ax, params, **how: draw(
+            opt, ax, list(params), **how
+        )
         figure = _figure()
         names = optimisation.evaluator.param_names
         analysis.plot_diversity(optimisation, job["checkpoint"], figure, names)
         _save(folder, l5pc_diversity=figure)
         return
-    sim = spec.kwargs.get("sim", "nrn")
+    sim = job["sim"]
     responses, objectives = _figure(), _figure()
     analysis.analyse_releasecircuit_model(
         opt=optimisation,

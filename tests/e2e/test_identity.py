@@ -1,0 +1,93 @@
+"""The numbers are upstream's: its own unmodified script, serially, against ours."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from neurofleet.workloads import l5pc
+
+#: A serial run of upstream's takes about 13 s an individual on one core.
+LIMIT_S = 900
+
+
+@pytest.fixture(scope="module")
+def upstream_example(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Upstream's example, as its source distribution has it, with compiled mechanisms."""
+    example = tmp_path_factory.mktemp("upstream") / "l5pc"
+    shutil.copytree(l5pc.fetch(print), example)
+    nrnivmodl = Path(sys.executable).parent / "nrnivmodl"
+    subprocess.run([nrnivmodl, "mechanisms"], cwd=example, check=True, capture_output=True)
+    return example
+
+
+def course(checkpoint: Path) -> dict[str, Any]:
+    """Everything in a checkpoint that an evolution decides, bit for bit."""
+    with checkpoint.open("rb") as file:
+        state = pickle.load(file)
+
+    def bits(individuals: Any) -> list[tuple[list[str], list[str]]]:
+        return [
+            ([float.hex(v) for v in one], [float(v).hex() for v in one.fitness.values])
+            for one in individuals
+        ]
+
+    return {
+        "generation": state["generation"],
+        "logbook": [{name: float(row[name]).hex() for name in row} for row in state["logbook"]],
+        "halloffame": bits(state["halloffame"]),
+        "population": bits(state["population"]),
+        "parents": bits(state["parents"]),
+        "every individual": bits(state["history"].genealogy_history.values()),
+        "generator": state["rndstate"],
+        "parameters": state["param_names"],
+    }
+
+
+def arguments(seed: int, offspring: int, generations: int) -> list[str]:
+    return [
+        "--start", f"--seed={seed}", f"--offspring_size={offspring}",
+        f"--max_ngen={generations}", "--checkpoint=check.pkl",
+    ]  # fmt: skip
+
+
+@pytest.mark.timeout(2 * LIMIT_S)
+@pytest.mark.parametrize(("seed", "offspring", "generations"), [(42, 4, 2), (7, 3, 3)])
+def test_l5pc_on_one_and_two_engines_gives_upstreams_bits(
+    upstream_example: Path, tmp_path: Path, seed: int, offspring: int, generations: int
+) -> None:
+    wanted = arguments(seed, offspring, generations)
+    theirs = tmp_path / "upstream"
+    theirs.mkdir()
+    # Not from its own directory: NEURON would load the mechanisms twice.
+    upstream = subprocess.Popen(
+        [sys.executable, upstream_example / "opt_l5pc.py", *wanted], cwd=theirs
+    )
+    try:
+        for engines in (1, 2):
+            ours = tmp_path / f"engines{engines}"
+            ours.mkdir()
+            subprocess.run(
+                [
+                    Path(sys.executable).parent / "opt_l5pc", *wanted, "--ipyparallel",
+                    f"--engines={engines}", "--no-report",
+                ],
+                cwd=ours, check=True, timeout=LIMIT_S, env=os.environ,
+            )  # fmt: skip
+        assert upstream.wait(LIMIT_S) == 0
+    finally:
+        upstream.kill()
+        upstream.wait()
+    expected = course(theirs / "check.pkl")
+    assert expected["generation"] == generations
+    for engines in (1, 2):
+        found = course(tmp_path / f"engines{engines}" / "check.pkl")
+        for what, value in expected.items():
+            assert found[what] == value, f"{what} differs on {engines} engine(s)"
