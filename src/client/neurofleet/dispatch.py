@@ -13,6 +13,7 @@ import contextlib
 import heapq
 import itertools
 import logging
+import pkgutil
 import queue
 import threading
 import time
@@ -39,6 +40,28 @@ MOST_FAILURES = 3
 MOST_LOSSES = 10
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ByName:
+    """A function that travels as its name; ipyparallel by itself would send its code.
+
+    Attributes
+    ----------
+    name : str
+        ``module:function``, importable on the engine.
+    """
+
+    name: str
+
+    @classmethod
+    def of(cls, function: Callable[..., Any]) -> ByName:
+        """Return the name of a module's function."""
+        return cls(f"{function.__module__}:{function.__qualname__}")
+
+    def __call__(self, *args: Any) -> Any:
+        """Call the function; on the engine."""
+        return pkgutil.resolve_name(self.name)(*args)
 
 
 class Task(NamedTuple):
@@ -257,12 +280,14 @@ class EngineFarm:
     def _submit(self, run: _Run) -> None:
         """Give the scheduler tasks until the window is full."""
         ready = [engine_id for engine_id, engine in self._engines.items() if engine.ready]
+        # Each target named makes each message longer: none is when all may have it.
+        targets = None if len(ready) == len(self._engines) else ready
         while run.waiting and ready and len(run.out) < WINDOW * len(ready):
             _, _, task = heapq.heappop(run.waiting)
             if task.key in run.done:
                 continue
-            with self._view.temp_flags(targets=ready):
-                result = self._view.apply_async(task.function, *task.args)
+            with self._view.temp_flags(targets=targets):
+                result = self._view.apply_async(ByName.of(task.function), *task.args)
             message = result.msg_ids[0]
             run.out[message] = task
             result.add_done_callback(lambda done, m=message: self._events.put(("task", m, done)))
@@ -326,7 +351,8 @@ class EngineFarm:
             if call is None:
                 engine.ready = True
                 return
-            asked = self._client[engine_id].apply_async(*call)
+            function, *args = call
+            asked = self._client[engine_id].apply_async(ByName.of(function), *args)
         except Exception as error:
             if engine_id not in self._client._engines:
                 return

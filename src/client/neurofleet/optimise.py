@@ -392,6 +392,8 @@ def simulate_traces(
         status, told = warm.responses(parameters, TRACES_LIMIT_S)
     finally:
         warm.close()
+    if status != "ok":
+        view.says(f"the traces could not be simulated: {told}")
     found = {"responses": told, "reason": ""} if status == "ok" else {"reason": told}
     text = json.dumps({"parameters": parameters, "status": status, **found})
     write_whole(directory.best, text.encode())

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from neurofleet.dispatch import Farm, Task
 from neurofleet.engine import tasks
+from neurofleet.engine.host_cache import versions_stamp
 from neurofleet.engine.outcome import Description, Outcome
 from neurofleet.errors import RunDirectoryError, WorkloadFailed
 from neurofleet.rundir import write_whole
@@ -199,7 +200,8 @@ class Scoring:
         limit_s = self._unit_limit_s
         if limit_s is None:
             limit_s = max(LEAST_LIMIT_S, LIMIT_FACTOR * longest) if longest else FIRST_LIMIT_S
-        args = (self._digest, unit.name, pack_floats(individual), limit_s)
+        parameters = pack_floats(individual)
+        args = (self._digest, versions_stamp(), unit.name, parameters, limit_s)
         return Task(
             (unit.name, individual), tasks.run_unit, args, expected.get(unit.name, float("inf"))
         )

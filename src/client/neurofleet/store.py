@@ -34,7 +34,9 @@ from neurofleet.errors import FleetError, RunDirectoryError, WorkloadFailed
 
 FORMAT = 1
 FILE = "scores.sqlite"
-_SCHEMA = f"""
+#: Of the file's pages [bytes]; ``repair.py`` reads them one by one.
+PAGE_SIZE = 4096
+SCHEMA = f"""
 CREATE TABLE context (id INTEGER PRIMARY KEY, model TEXT, versions TEXT, UNIQUE (model, versions));
 CREATE TABLE score (
     context INTEGER, unit TEXT, parameters BLOB, scores BLOB, status TEXT, reason TEXT,
@@ -101,9 +103,9 @@ class Store:
             if not fresh:
                 check_file(self.path)
             with self._told():
-                self._db = _connect(self.path)
+                self._db = connect(self.path)
                 if fresh:
-                    self._db.executescript(f"BEGIN; {_SCHEMA} COMMIT;")
+                    self._db.executescript(f"BEGIN; {SCHEMA} COMMIT;")
                 key = (model, json.dumps(dict(versions), sort_keys=True))
                 self._db.execute(
                     "INSERT OR IGNORE INTO context (model, versions) VALUES (?,?)", key
@@ -125,15 +127,16 @@ class Store:
         """
         with self._told():
             row = self._db.execute(
-                "SELECT scores, status, reason, started, duration_s, host, pid, checksum FROM score"
+                "SELECT unit, parameters, scores, status, reason, started, duration_s, host, pid,"
+                " checksum FROM score"
                 " WHERE context = ? AND unit = ? AND parameters = ?",
                 (self._context, unit, pack_floats(parameters)),
             ).fetchone()
         if row is None:
             return None
-        if row[-1] != _checksum(unit, pack_floats(parameters), row[0], row[1]):
+        if not is_sound(row):
             raise _damaged(self.path, f"the score of unit {unit!r} does not match its checksum")
-        scores, status, reason, started, duration_s, host, pid = row[:-1]
+        scores, status, reason, started, duration_s, host, pid = row[2:-1]
         return Outcome(status, unpack_floats(scores), reason, started, duration_s, host, pid)
 
     def put(self, unit: str, parameters: Sequence[float], outcome: Outcome) -> None:
@@ -162,7 +165,8 @@ class Store:
         with self._told():
             rows = self._db.execute(
                 "SELECT unit, avg(duration_s), max(duration_s) FROM score"
-                " WHERE context = ? AND status IN ('ok', 'raised') GROUP BY unit",
+                " WHERE context = ? AND status IN ('ok', 'raised')"
+                " AND typeof(duration_s) = 'real' GROUP BY unit",
                 (self._context,),
             ).fetchall()
         return {unit: (mean, longest) for unit, mean, longest in rows}
@@ -294,10 +298,11 @@ def unpack_floats(data: bytes) -> tuple[float, ...]:
 def check_file(path: Path) -> None:
     """Raise ``RunDirectoryError`` unless the file is a sound store of this format."""
     try:
-        db = _connect(path)
+        db = connect(path)
         try:
-            verdict = db.execute("PRAGMA quick_check").fetchone()[0]
+            verdict = db.execute("PRAGMA integrity_check").fetchone()[0]
             version = db.execute("PRAGMA user_version").fetchone()[0]
+            tables = _tables(db)
         finally:
             db.close()
     except sqlite3.OperationalError as error:
@@ -307,6 +312,8 @@ def check_file(path: Path) -> None:
         ) from error
     except sqlite3.DatabaseError as error:
         raise _damaged(path, str(error)) from error
+    except UnicodeDecodeError as error:  # of SQLite's own words about the damage
+        raise _damaged(path, "its schema is no text") from error
     if verdict != "ok":
         raise _damaged(path, verdict)
     if version != FORMAT:
@@ -314,67 +321,34 @@ def check_file(path: Path) -> None:
             f"the store {str(path)!r} has format {version}, this program writes {FORMAT}",
             remedy="Use the version of neurofleet that wrote it, or another --run-dir",
         )
+    with contextlib.closing(sqlite3.connect(":memory:")) as fresh:
+        fresh.executescript(SCHEMA)
+        if tables != _tables(fresh):
+            raise _damaged(path, "its tables are not those of a store")
 
 
-def repair(directory: Path) -> tuple[Path, int, int]:
-    """Set a damaged store aside and keep every row that is sound.
-
-    Returns
-    -------
-    aside : Path
-        The damaged file, as it was.
-    kept, lost : int
-        Scores carried over, and scores read but not sound; what cannot be read at all
-        is not counted.
-    """
-    path = directory / FILE
-    if not path.exists():
-        raise RunDirectoryError(
-            f"there is no store in {str(directory)!r}", remedy="Name a run directory"
-        )
-    aside = path.with_name(f"{FILE}.damaged-{time.strftime('%Y%m%d-%H%M%S')}")
-    fresh = path.with_name(f".{FILE}.repaired")
-    fresh.unlink(missing_ok=True)
-    lock = filelock.FileLock(directory / "scores.lock")
-    with lock.acquire(timeout=0), contextlib.closing(_connect(fresh)) as new:
-        new.executescript(f"BEGIN; {_SCHEMA} BEGIN_ROWS".replace("BEGIN_ROWS", "COMMIT;"))
-        kept, lost = _salvage(path, new)
-        path.rename(aside)
-        fresh.rename(path)
-    return aside, kept, lost
+def _tables(db: sqlite3.Connection) -> list[str]:
+    rows = db.execute("SELECT sql FROM sqlite_master WHERE sql IS NOT NULL ORDER BY name")
+    return [row[0] for row in rows]
 
 
-def _salvage(damaged: Path, new: sqlite3.Connection) -> tuple[int, int]:
-    kept = lost = 0
-    old = _connect(damaged)
-    for table in ("context", "note", "phase", "score"):
-        try:
-            last = old.execute(f"SELECT max(rowid) FROM {table}").fetchone()[0] or 0
-        except sqlite3.DatabaseError:
-            continue
-        for rowid in range(1, last + 1):
-            try:
-                row = old.execute(f"SELECT * FROM {table} WHERE rowid = ?", (rowid,)).fetchone()
-            except sqlite3.DatabaseError:
-                lost += table == "score"
-                continue
-            if row is None:
-                continue
-            if table == "score" and row[-1] != _checksum(row[1], row[2], row[3], row[4]):
-                lost += 1
-                continue
-            marks = ",".join("?" * len(row))
-            new.execute(f"INSERT OR IGNORE INTO {table} VALUES ({marks})", row)
-            kept += table == "score"
-    old.close()
-    return kept, lost
-
-
-def _connect(path: Path) -> sqlite3.Connection:
+def connect(path: Path) -> sqlite3.Connection:
+    """Open a store's file, without a look at what is in it."""
     db = sqlite3.connect(path, isolation_level=None, timeout=30)
+    db.text_factory = lambda text: text.decode(errors="replace")
+    db.execute(f"PRAGMA page_size = {PAGE_SIZE}")
     db.execute("PRAGMA journal_mode = DELETE")
     db.execute("PRAGMA synchronous = FULL")
     return db
+
+
+def is_sound(row: Sequence[object]) -> bool:
+    """Tell whether a row of scores, without its context, is what was once written."""
+    kinds = (str, bytes, bytes, str, str, float, float, str, int, bytes)
+    if not all(isinstance(value, kind) for value, kind in zip(row, kinds, strict=True)):
+        return False
+    unit, parameters, scores, status = row[:4]
+    return row[-1] == _checksum(unit, parameters, scores, status)  # type: ignore[arg-type]
 
 
 def _checksum(unit: str, parameters: bytes, scores: bytes, status: str) -> bytes:

@@ -93,6 +93,7 @@ class LocalEngines:
                 remedy=f"See the logs in {str(self._directory / 'log')!r}",
             ) from error
         self.connection_file = self._cluster.controller.connection_files["client"]
+        self.client = client
         return client
 
     def tend(self, engines: int) -> bool:

@@ -198,7 +198,7 @@ def report(run_dir: Path, traces: bool) -> None:
 @click.argument("run_dir", type=click.Path(path_type=Path))
 def repair(run_dir: Path) -> None:
     """Set a damaged store aside and keep every score in it that is sound."""
-    from neurofleet.store import repair as repair_store
+    from neurofleet.repair import repair as repair_store
 
     aside, kept, lost = repair_store(run_dir)
     click.echo(

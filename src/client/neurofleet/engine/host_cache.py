@@ -13,6 +13,8 @@ what is compiled is not, and because locks over a network are slower than compil
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import importlib.metadata
 import os
 import platform
@@ -26,6 +28,7 @@ from pathlib import Path
 import filelock
 import platformdirs
 
+from neurofleet import __version__
 from neurofleet.errors import ModelError, WorkloadFailed
 from neurofleet.model import EvaluatorSpec, mechanism_directories, unpack
 
@@ -42,6 +45,13 @@ def cache_directory() -> Path:
 def versions() -> dict[str, str]:
     """Return the versions that a score depends on, by distribution name."""
     return {name: importlib.metadata.version(name) for name in ("neuron", "bluepyopt", "efel")}
+
+
+@functools.cache
+def versions_stamp() -> str:
+    """Return a short name of all versions that a score depends on."""
+    text = repr((__version__, sorted(versions().items())))
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def model_directory(digest: str) -> Path:

@@ -52,13 +52,17 @@ def prepare(digest: str, archive: bytes | None = None) -> Description | FleetErr
         return error
 
 
-def run_unit(digest: str, unit: str, parameters: bytes, limit_s: float) -> Outcome | NotReady:
+def run_unit(
+    digest: str, stamp: str, unit: str, parameters: bytes, limit_s: float
+) -> Outcome | NotReady:
     """Score one individual by one unit.
 
     Parameters
     ----------
     digest : str
         The model's hash.
+    stamp : str
+        The versions that the score is wanted of (``host_cache.versions_stamp``).
     unit : str
         The unit's name.
     parameters : bytes
@@ -66,7 +70,8 @@ def run_unit(digest: str, unit: str, parameters: bytes, limit_s: float) -> Outco
     limit_s : float
         The unit's time limit [s].
     """
-    if digest not in _warm and not host_cache.is_known(digest):
+    known = digest in _warm or host_cache.is_known(digest)
+    if not known or stamp != host_cache.versions_stamp():
         return NotReady()
     values = tuple(array.array("d", parameters))
     try:

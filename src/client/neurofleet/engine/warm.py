@@ -107,11 +107,8 @@ class WarmModel:
             traces = evaluator.run_protocols(
                 evaluator.fitness_protocols.values(), evaluator.param_dict(list(parameters))
             )
-            return {
-                name: (list(map(float, trace["time"])), list(map(float, trace["voltage"])))
-                for name, trace in traces.items()
-                if trace is not None and hasattr(trace, "__getitem__") and "time" in trace
-            }
+            shown = {name: _trace(response) for name, response in traces.items()}
+            return {name: trace for name, trace in shown.items() if trace is not None}
 
         if not getattr(self._evaluator, "fitness_protocols", None):
             return "ok", {}
@@ -176,6 +173,14 @@ def _work_and_exit(work: Callable[[], Any], to_parent: Connection, output: IO[by
         exit_code = 0
     finally:
         os._exit(exit_code)
+
+
+def _trace(response: Any) -> tuple[list[float], list[float]] | None:
+    """Return a response's time [ms] and values, ``None`` if it is no time series."""
+    try:
+        return list(map(float, response["time"])), list(map(float, response["voltage"]))
+    except (KeyError, TypeError, ValueError, IndexError):
+        return None
 
 
 def _cause(error: BaseException) -> str:

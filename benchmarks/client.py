@@ -1,0 +1,186 @@
+"""Measure the client against upstream and print the table of docs/benchmarks.md.
+
+Every figure is a ratio or a count, and both sides of a ratio are measured in this one
+run, one after the other, with nothing else to do for the machine. Takes about 20 minutes
+on two cores; ``--quick`` leaves out the serial comparison, which is most of it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import shutil
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import closing
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import track
+
+from neurofleet.backends.local import LocalEngines
+from neurofleet.dispatch import ByName, EngineFarm, Task
+from neurofleet.engine import tasks
+from neurofleet.engine.host_cache import versions_stamp
+from neurofleet.payload import message_size
+from neurofleet.store import FILE, pack_floats
+from neurofleet.workloads import l5pc
+
+BIN = Path(sys.executable).parent
+SIZE = ["--offspring_size=4", "--max_ngen=2", "--seed=42", "--checkpoint=check.pkl"]
+#: Serial runs of each side, alternating; the faster one counts.
+REPEATS = 2
+#: Sizes of the scheduling comparison, beyond what two cores can compute.
+INDIVIDUALS, ENGINES = 48, 32
+
+Row = tuple[str, str, str, str]
+
+
+def timed(command: list[object], cwd: Path) -> float:
+    """Run a command; return its wall time [s]."""
+    cwd.mkdir(parents=True)
+    started = time.monotonic()
+    subprocess.run([str(part) for part in command], cwd=cwd, check=True, capture_output=True)
+    return time.monotonic() - started
+
+
+def serial(scratch: Path) -> Row:
+    """Compare our serial path with upstream's script."""
+    example = scratch / "example"
+    shutil.copytree(l5pc.fetch(print), example)
+    subprocess.run(
+        [BIN / "nrnivmodl", "mechanisms"], cwd=example, check=True, capture_output=True
+    )
+    theirs, ours = [], []
+    for repeat in track(range(REPEATS), "serial runs", console=Console(stderr=True)):
+        upstream = [sys.executable, example / "opt_l5pc.py", "--start", *SIZE]
+        theirs.append(timed(upstream, scratch / f"upstream{repeat}"))
+        command = [BIN / "opt_l5pc", "--start", "--no-report", *SIZE]
+        ours.append(timed(command, scratch / f"serial{repeat}"))
+    ratio = min(ours) / min(theirs)
+    return (
+        "serial wall time, ours / upstream's", f"{ratio:.3f}", "at most 1.03",
+        f"{min(ours):.1f} s and {min(theirs):.1f} s, the faster of {REPEATS} each",
+    )  # fmt: skip
+
+
+def two_engines(scratch: Path) -> tuple[list[Row], Path]:
+    """Measure the computing share on two engines, and what a rerun costs."""
+    command = [BIN / "opt_l5pc", "--start", "--ipyparallel", "--engines=2", "--no-report", *SIZE]
+    where = scratch / "two"
+    first = timed(command, where)
+    store = next(where.glob(f"neurofleet-runs/*/{FILE}"))
+    with closing(sqlite3.connect(store)) as db:
+        phases = db.execute("SELECT started, ended, engines FROM phase WHERE generation > 0")
+        available = sum((ended - started) * engines for started, ended, engines in phases)
+        computed = db.execute(
+            "SELECT sum(duration_s) FROM score WHERE unit != 'whole' AND started >="
+            " (SELECT min(started) FROM phase WHERE generation > 0)"
+        ).fetchone()[0]
+    started = time.monotonic()
+    done = subprocess.run(command, cwd=where, check=True, capture_output=True, text=True)
+    again = time.monotonic() - started
+    told = next(line for line in done.stderr.splitlines() if "simulated" in line)
+    rows: list[Row] = [
+        ("computing share, 2 engines, offspring 4", f"{computed / available:.3f}",
+         "at least 0.95", f"{computed:.1f} s computed in {available:.1f} s of engines"),
+        ("rerun of a finished optimisation", f"{again:.2f} s", "under 5 s",
+         f"{told.partition(';')[0]}; the first took {first:.0f} s"),
+    ]  # fmt: skip
+    return rows, store
+
+
+def payload() -> Row:
+    """Measure what one task sends, against upstream's."""
+    arguments = ("0" * 64, versions_stamp(), "Step1", pack_floats([0.1] * 20), 120.0)
+    ours = message_size(ByName.of(tasks.run_unit), arguments)
+    evaluator = subprocess.run(
+        [sys.executable, "-P", "-c", _UPSTREAM_PAYLOAD, str(l5pc.fetch(print))],
+        cwd=tempfile.gettempdir(), check=True, capture_output=True, text=True,
+    )  # fmt: skip
+    theirs = int(evaluator.stdout.split()[-1])
+    return (
+        "bytes of a task's message", f"{ours}", "at most 2048", f"upstream's: {theirs} bytes"
+    )
+
+
+_UPSTREAM_PAYLOAD = """
+import sys; sys.path.insert(0, sys.argv[1])
+import bluepyopt, l5pc_evaluator
+from neurofleet.payload import message_size
+evaluator = l5pc_evaluator.create()
+optimisation = bluepyopt.optimisations.DEAPOptimisation(evaluator=evaluator, seed=42)
+individual = optimisation.toolbox.Individual()
+print(message_size(optimisation.toolbox.evaluate, (individual,)))
+"""
+
+
+def scheduling(store: Path, scratch: Path) -> Row:
+    """Compare a generation by units with upstream's map of whole individuals.
+
+    The simulations are replaced by sleeps of durations that were measured, because two
+    cores cannot compute on 32 engines.
+    """
+    with closing(sqlite3.connect(store)) as db:
+        measured: dict[str, list[float]] = {}
+        rows = db.execute("SELECT unit, duration_s FROM score WHERE unit != 'whole'")
+        for unit, duration_s in rows:
+            measured.setdefault(unit, []).append(duration_s)
+    draw = random.Random(0)
+    population = [
+        {unit: draw.choice(durations) for unit, durations in measured.items()}
+        for _ in range(INDIVIDUALS)
+    ]
+    mean = {unit: sum(durations) / len(durations) for unit, durations in measured.items()}
+    engines = LocalEngines(ENGINES, scratch / "engines")
+    farm = EngineFarm(engines)
+    try:
+        farm.open()
+        started = time.monotonic()
+        farm.run(
+            [
+                Task((number, unit), time.sleep, (duration_s,), mean[unit])
+                for number, individual in enumerate(population)
+                for unit, duration_s in individual.items()
+            ],
+            lambda _task, _result: None,
+        )
+        ours = time.monotonic() - started
+        view = engines.client.load_balanced_view()
+        started = time.monotonic()
+        view.map_sync(time.sleep, [sum(individual.values()) for individual in population])
+        theirs = time.monotonic() - started
+    finally:
+        farm.close()
+    ideal = sum(sum(individual.values()) for individual in population) / ENGINES
+    return (
+        f"a generation of {INDIVIDUALS} on {ENGINES} engines, upstream's time / ours",
+        f"{theirs / ours:.2f}", "at least 1.3",
+        f"{theirs:.1f} s and {ours:.1f} s; without any idling {ideal:.1f} s",
+    )  # fmt: skip
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="leave out the serial comparison")
+    quick = parser.parse_args().quick
+    with tempfile.TemporaryDirectory(prefix="neurofleet-bench-") as folder:
+        scratch = Path(folder)
+        os.environ["NEUROFLEET_CACHE"] = str(scratch / "cache")
+        rows, store = two_engines(scratch)
+        rows.append(payload())
+        rows.append(scheduling(store, scratch))
+        if not quick:
+            rows.insert(0, serial(scratch))
+    print("| what | measured | wanted | compared with |\n| --- | --- | --- | --- |")
+    for row in rows:
+        print(f"| {' | '.join(row)} |")
+
+
+if __name__ == "__main__":
+    main()
