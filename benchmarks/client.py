@@ -26,9 +26,9 @@ from neurofleet.backends.local import LocalEngines
 from neurofleet.dispatch import ByName, EngineFarm, Task
 from neurofleet.engine import tasks
 from neurofleet.engine.host_cache import versions_stamp
-from neurofleet.payload import message_size
 from neurofleet.store import FILE, pack_floats
 from neurofleet.workloads import l5pc
+from payload import message_size
 
 BIN = Path(sys.executable).parent
 SIZE = ["--offspring_size=4", "--max_ngen=2", "--seed=42", "--checkpoint=check.pkl"]
@@ -99,7 +99,8 @@ def payload() -> Row:
     arguments = ("0" * 64, versions_stamp(), "Step1", pack_floats([0.1] * 20), 120.0)
     ours = message_size(ByName.of(tasks.run_unit), arguments)
     evaluator = subprocess.run(
-        [sys.executable, "-P", "-c", _UPSTREAM_PAYLOAD, str(l5pc.fetch(print))],
+        [sys.executable, "-P", "-c", _UPSTREAM_PAYLOAD, str(l5pc.fetch(print)),
+         str(Path(__file__).parent)],
         cwd=tempfile.gettempdir(), check=True, capture_output=True, text=True,
     )  # fmt: skip
     theirs = int(evaluator.stdout.split()[-1])
@@ -111,7 +112,6 @@ def payload() -> Row:
 _UPSTREAM_PAYLOAD = """
 import sys; sys.path.insert(0, sys.argv[1])
 import bluepyopt, l5pc_evaluator
-from neurofleet.payload import message_size
 evaluator = l5pc_evaluator.create()
 optimisation = bluepyopt.optimisations.DEAPOptimisation(evaluator=evaluator, seed=42)
 individual = optimisation.toolbox.Individual()
