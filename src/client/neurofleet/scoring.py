@@ -127,7 +127,7 @@ class Scoring:
         assert units is not None
         wanted = [(unit, individual) for individual in distinct for unit in units]
         found = self._evaluate(generation, wanted)
-        self._refuse_nonsense(list(found.values()))
+        self._refuse_nonsense([(unit, found[unit.name, individual]) for unit, individual in wanted])
         scores: dict[Individual, list[float]] = {}
         for individual in distinct:
             values = [0.0] * len(self._description.objectives)
@@ -173,7 +173,7 @@ class Scoring:
             self.simulated += 1
             if outcome.status != "ok":
                 self.penalised += 1
-                logger.warning("unit %s %s: %s", unit_name, outcome.status, outcome.reason)
+                logger.warning("unit %s: %s", unit_name, _in_short(outcome))
             done = len(found)
             self._watch(Progress(generation, done, len(wanted), self.simulated, outcome, unit_name))
 
@@ -216,19 +216,19 @@ class Scoring:
         whole, parts = self._description.whole, self._description.units
         compared = 0
         remaining = list(individuals)
-        outcomes: list[Outcome] = []
+        outcomes: list[tuple[Unit, Outcome]] = []
         while remaining and compared < COMPARED:
             batch = [remaining.pop(0) for _ in range(min(COMPARED - compared, len(remaining)))]
             found = self._evaluate(0, [(u, i) for i in batch for u in (whole, *parts)])
-            outcomes += found.values()
+            outcomes += [(u, found[u.name, i]) for i in batch for u in (whole, *parts)]
             for individual in batch:
                 both = found[whole.name, individual]
-                if both.status != "ok":
+                if self._is_worthless(whole, both):
                     continue
                 for unit in parts:
                     alone = found[unit.name, individual]
                     expected = [both.scores[index] for index in unit.objectives]
-                    if alone.status != "ok" or pack_floats(alone.scores) != pack_floats(expected):
+                    if pack_floats(alone.scores) != pack_floats(expected):
                         self._decide("whole", f"unit {unit.name} alone gives other scores")
                         return
                 compared += 1
@@ -260,19 +260,24 @@ class Scoring:
                 return {unit: float(mean) for unit, (mean, _longest) in known.items()}
         return {}
 
-    def _refuse_nonsense(self, outcomes: Sequence[Outcome]) -> None:
+    def _refuse_nonsense(self, outcomes: Sequence[tuple[Unit, Outcome]]) -> None:
         """Stop when nothing at all works: an optimisation of penalties helps nobody."""
-        nothing_works = all(
-            outcome.status != "ok" and not self._has_a_score(outcome) for outcome in outcomes
-        )
-        if outcomes and nothing_works:
+        if outcomes and all(self._is_worthless(unit, outcome) for unit, outcome in outcomes):
+            _, first = outcomes[0]
             raise WorkloadFailed(
-                f"no unit of any individual could be evaluated; the first:"
-                f" {outcomes[0].status}, {outcomes[0].reason}",
+                f"no unit of any individual could be evaluated; the first: {_in_short(first)}",
                 remedy="Mend the model, or raise --unit-timeout if the simulations are that long;"
                 " then use a new --run-dir",
             )
 
-    @staticmethod
-    def _has_a_score(outcome: Outcome) -> bool:
-        return outcome.status == "raised" and outcome.reason.startswith("objective ")
+    def _is_worthless(self, unit: Unit, outcome: Outcome) -> bool:
+        """Tell whether an outcome is nothing but penalties of what failed."""
+        penalties = [self._description.penalties[index] for index in unit.objectives]
+        return outcome.status != "ok" and list(outcome.scores) == penalties
+
+
+def _in_short(outcome: Outcome) -> str:
+    """Return what went wrong with a unit, for a log line."""
+    first, *more = outcome.reason.split("; objective ")
+    others = f" (and {len(more)} more objectives)" if more else ""
+    return f"{outcome.status}, {first[:300]}{others}"

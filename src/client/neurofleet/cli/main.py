@@ -51,9 +51,8 @@ def cli() -> None:
 @cli.command(
     epilog=examples(
         "neurofleet optimise my_model --evaluator my_evaluator:create",
-        "neurofleet optimise thalamocortical --search CellEvalSetup \\",
-        '    --evaluator evaluator:create --kwargs \'{"etype": "cNAD_ltb"}\' \\',
-        "    --offspring-size 100 --max-ngen 50",
+        "neurofleet optimise my_model --search code --evaluator my_evaluator:create \\",
+        '    --kwargs \'{"etype": "cAC"}\' --offspring-size 100 --max-ngen 50',
     )
 )
 @click.argument("model", metavar="MODEL_DIR", type=click.Path(path_type=Path))

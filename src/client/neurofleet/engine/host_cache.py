@@ -170,14 +170,16 @@ def _compile(model: Path, spec: EvaluatorSpec) -> None:
 
 def _complaint(output: str) -> str:
     """Return the lines of a failed compilation that say what is wrong."""
-    lines = [line.strip() for line in output.splitlines() if line.strip()]
-    telling = [
-        line
-        for line in lines
-        if re.search(r"error|illegal|undefined|not declared|cannot|\bat line\b", line, re.I)
-        and not line.startswith(("make:", "make["))
-    ]
-    return "; ".join((telling or lines)[:4]) or "it said nothing"
+    # After its own messages come make's and Python's, about the compiler having failed.
+    said = output.partition("\nmake: ***")[0].splitlines()
+    lines = [line.strip() for line in said if line.strip() and not line.startswith("NOTE:")]
+    telling: list[str] = []
+    for line, following in zip(lines, [*lines[1:], ""], strict=True):
+        if re.search(r"error|illegal|undefined|not declared|cannot|\bat line\b", line, re.I):
+            telling.append(line)
+            if re.search(r"\bat line \d+ in file\b", line):
+                telling.append(following)  # the mechanism's own text, as nocmodl quotes it
+    return "; ".join(part for part in (telling or lines[-4:])[:5] if part) or "it said nothing"
 
 
 def _unwritable(error: OSError) -> WorkloadFailed:
