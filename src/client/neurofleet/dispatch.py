@@ -85,11 +85,24 @@ class Task(NamedTuple):
 
 
 class FarmState(NamedTuple):
-    """What a person wants to know of a farm."""
+    """What a person wants to know of a farm.
+
+    Attributes
+    ----------
+    engines : int
+        Engines that can be used now.
+    busy : int
+        Those that have a task.
+    waiting_since : float or None
+        Since when no engine can be used, by the monotonic clock [s].
+    registered : int
+        Engines that the controller knows, prepared or not.
+    """
 
     engines: int
     busy: int
-    waiting_since: float | None  # monotonic clock; without any usable engine
+    waiting_since: float | None
+    registered: int = 0
 
 
 class Preparation(Protocol):
@@ -337,7 +350,8 @@ class EngineFarm:
                 remedy="Start engines and run the same command again; what was scored is kept",
             )
         if self._watch is not None:
-            self._watch(FarmState(self.size, min(len(run.out), self.size), self._empty_since))
+            busy = min(len(run.out), self.size)
+            self._watch(FarmState(self.size, busy, self._empty_since, len(present)))
 
     def _prepared(self, engine_id: int, identity: str, answer: Any) -> None:
         """Take an engine's preparation one call further."""

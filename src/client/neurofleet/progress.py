@@ -149,7 +149,8 @@ class Watcher:
             waiting = self._farm.waiting_since
             engines = f"{self._farm.busy} busy of {self._farm.engines}"
             if waiting is not None:
-                engines += f", waiting for one since {time.monotonic() - waiting:.0f} s"
+                doing = "preparing" if self._farm.registered else "waiting for one"
+                engines = f"{doing}, {time.monotonic() - waiting:.0f} s"
             table.add_row("engines", engines)
         if self._logbook:
             record = self._logbook[-1]
