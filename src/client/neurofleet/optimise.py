@@ -305,7 +305,7 @@ def _open_farm(run: _Run) -> Farm:
     run.engines = {"backend": backend, "count": farm.size}
     if backend != "serial":
         root_logger.debug("Using ipyparallel with %d engines", farm.size)
-        run.view.says(f"{farm.size} engine(s), {backend}")
+        run.view.says(f"engines ready: {farm.size} ({backend})")
     return farm
 
 

@@ -49,6 +49,7 @@ class Watcher:
         self._generation = 0
         self._phase_started = (0, time.monotonic(), 0)  # generation, clock, units done then
         self._penalised = 0
+        self._short = False
 
     def __enter__(self) -> Self:
         if self._wanted_live and self._console.is_terminal:
@@ -79,8 +80,13 @@ class Watcher:
     def farm(self, state: FarmState) -> None:
         """Engines came, went, or changed what they do."""
         before, self._farm = self._farm, state
-        if self._live is None and before is not None and before.engines != state.engines:
-            self.says(f"{state.engines} engine(s) ready")
+        if self._live is not None or before is None:
+            return
+        if state.engines < before.engines:
+            self._short = True
+            self.says(f"an engine was lost, {state.engines} left")
+        elif state.engines > before.engines and self._short:
+            self.says(f"engines ready: {state.engines}")
 
     def progress(self, progress: Progress) -> None:
         """A unit was scored."""

@@ -98,13 +98,13 @@ class LocalEngines:
 
     def tend(self, engines: int) -> bool:
         """Start engines in the place of those that died."""
-        if self._cluster.controller.state == "after":
+        if not _is_alive(self._cluster.controller):
             self._count_replacements(self.expected)
             return False
         if engines >= self.expected:
             return True
         alive = sum(
-            launcher.state == "running"
+            _is_alive(launcher)
             for engine_set in self._cluster.engines.values()
             for launcher in engine_set.launchers.values()
         )
@@ -140,12 +140,29 @@ class LocalEngines:
         ]
         import psutil
 
+        below: list[Any] = []
         for process in processes:
             with contextlib.suppress(psutil.Error):
+                below += process.children(recursive=True)
                 process.terminate()  # the tether ends the whole group
         _, alive = psutil.wait_procs(processes, timeout=2 * tether.GRACE_S + 2)
-        for process in alive:
+        # An engine's nanny has a session of its own and would linger for 3 s.
+        for process in [*alive, *below]:
             with contextlib.suppress(psutil.Error):
                 process.kill()
         with contextlib.suppress(Exception):
             cluster.stop_cluster_sync()
+
+
+def _is_alive(launcher: Any) -> bool:
+    """Tell whether a launcher's process runs.
+
+    Its ``state`` does not: ipyparallel changes it in an event loop, which only runs
+    during calls of ``*_sync``.
+    """
+    import psutil
+
+    try:
+        return bool(launcher.process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.Error:
+        return False
