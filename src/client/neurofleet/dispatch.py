@@ -229,7 +229,7 @@ class EngineFarm:
         return sum(engine.ready for engine in self._engines.values())
 
     def open(self) -> None:
-        """Connect, and prepare every engine that is there.
+        """Connect, and prepare every engine that is there; nothing if some are ready already.
 
         Raises
         ------
@@ -238,6 +238,8 @@ class EngineFarm:
         """
         if self._client is None:
             self._connect()
+        elif self.size:
+            return  # whoever is being replaced joins when it is ready; nobody waits for it
         run = _Run()
         patience = time.monotonic() + ASSEMBLY_S
         while not self._assembled() and (not self.size or time.monotonic() < patience):
@@ -301,6 +303,9 @@ class EngineFarm:
                 continue
             with self._view.temp_flags(targets=targets):
                 result = self._view.apply_async(ByName.of(task.function), *task.args)
+            # Client and view would remember the name of every task they ever sent.
+            self._client.history.clear()
+            self._view.history.clear()
             message = result.msg_ids[0]
             run.out[message] = task
             result.add_done_callback(lambda done, m=message: self._events.put(("task", m, done)))
@@ -420,10 +425,15 @@ class EngineFarm:
 
     def _keep_what_arrived(self, run: _Run, on_result: Callable[[Task, Any], None]) -> None:
         """Hand over results that are here already, also when the run is broken off."""
+        others = []
         with contextlib.suppress(queue.Empty):
             while True:
-                kind, name, value = self._events.get_nowait()
-                task = run.out.pop(name, None) if kind == "task" else None
+                event = self._events.get_nowait()
+                kind, name, value = event
+                if kind != "task":
+                    others.append(event)  # of engines being prepared: for the next run
+                    continue
+                task = run.out.pop(name, None)
                 if task is None or task.key in run.done:
                     continue
                 with contextlib.suppress(Exception):
@@ -431,6 +441,8 @@ class EngineFarm:
                     if not self._is_not_ready(result):
                         run.done.add(task.key)
                         on_result(task, result)
+        for event in others:
+            self._events.put(event)
 
     # -- the hub ------------------------------------------------------------------
 

@@ -68,7 +68,7 @@ class Settings:
                     f"{name} {getattr(self, name)} is no probability",
                     remedy=f"Give --{name} between 0 and 1",
                 )
-        if self.eta <= 0:
+        if not 0 < self.eta < float("inf"):
             raise UsageError(f"eta {self.eta} is not positive", remedy="Give --eta above 0")
 
 

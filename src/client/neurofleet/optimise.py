@@ -92,9 +92,9 @@ class Request:
             ("unit-timeout", self.unit_timeout_s),
             ("engine-timeout", self.engines.timeout_s),
         ):
-            if value is not None and value <= 0:
+            if value is not None and not 0 < value < float("inf"):
                 raise UsageError(
-                    f"a limit of {value:g} s leaves no time", remedy=f"Give --{name} above 0"
+                    f"a limit of {value:g} s is none", remedy=f"Give --{name} above 0, in seconds"
                 )
 
     @property
@@ -157,6 +157,8 @@ class _Run:
     scoring: Scoring = field(init=False)
     about: dict[str, Any] = field(init=False)
     engines: dict[str, Any] = field(default_factory=dict)
+    #: Began from a checkpoint, so the store alone cannot replay it.
+    continued: bool = False
 
     @property
     def directory(self) -> RunDirectory:
@@ -173,6 +175,7 @@ class _Run:
             "model": self.bundle.digest,
             "versions": host_cache.versions(),
             "settings": asdict(self.request.settings),
+            "continued": self.continued,
         }
 
 
@@ -190,6 +193,7 @@ def optimise(request: Request, view: View) -> Result:
     _refuse_other_run(run)
     with Store(run.directory.path, run.bundle.digest, host_cache.versions()) as run.store:
         resume = _checked_checkpoint(run)
+        run.continued = resume is not None
         try:
             run.description = engines_for_model.describe(run.bundle)
             if request.engines.backend != "serial":
@@ -342,6 +346,11 @@ def _checked_checkpoint(run: _Run) -> dict[str, Any] | None:
     is needed only where there is no store: BluePyOpt's own, or one that was copied.
     """
     path = run.checkpoint
+    if not path.parent.is_dir():
+        raise RunDirectoryError(
+            f"there is no directory {str(path.parent)!r} to write the checkpoint into",
+            remedy="Make it, or name another file with --checkpoint",
+        )
     has_scores = bool(run.store.durations())
     if not path.exists():
         if run.request.go_on and not has_scores:
@@ -355,7 +364,8 @@ def _checked_checkpoint(run: _Run) -> dict[str, Any] | None:
     names = [p.name for p in engines_for_model.describe(run.bundle).parameters]
     why = checkpoint.belongs_elsewhere(state, run.identity, names)
     if why is None:
-        return state if run.request.go_on and not has_scores else None
+        needed = state["neurofleet"].get("continued") or (run.request.go_on and not has_scores)
+        return state if needed else None
     if run.request.go_on and "neurofleet" not in state and list(state["param_names"]) == names:
         return state
     raise RunDirectoryError(

@@ -71,7 +71,7 @@ class RunDirectory:
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            strangers = [entry for entry in self.path.iterdir() if not entry.name.startswith(".")]
+            found = {entry.name for entry in self.path.iterdir() if entry.name[0] != "."}
             with tempfile.TemporaryFile(dir=self.path):
                 pass
         except OSError as error:
@@ -79,7 +79,9 @@ class RunDirectory:
                 f"the run directory {str(self.path)!r} cannot be used ({error.strerror or error})",
                 remedy="Make room, mend its permissions, or name another with --run-dir",
             ) from error
-        if strangers and not self.about.exists():
+        # A run that was refused before it began has left a store, or its lock only.
+        ours = not found.isdisjoint({RUN_MARKER, "scores.sqlite"})
+        if found - {"scores.lock"} and not ours:
             raise RunDirectoryError(
                 f"{str(self.path)!r} is not empty and no run directory",
                 remedy="Name an empty or a new directory with --run-dir",

@@ -101,7 +101,7 @@ class Scoring:
         if len(self._description.units) == 1:
             return self._description.units
         mode = self._store.note("units")
-        if mode is None:
+        if mode not in _MODES:  # not decided, or damaged
             return None
         return self._description.units if mode == "split" else (self._description.whole,)
 
@@ -209,10 +209,11 @@ class Scoring:
     def _compare(self, individuals: Sequence[Individual]) -> None:
         """Evaluate some individuals both ways and keep the decision."""
         if self._decision_file is not None and self._decision_file.exists():
-            with contextlib.suppress(OSError, ValueError, KeyError):
+            with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
                 earlier = json.loads(self._decision_file.read_text())
-                self._keep_decision(earlier["mode"], earlier["why"])
-                return
+                if earlier["mode"] in _MODES:
+                    self._keep_decision(earlier["mode"], str(earlier["why"]))
+                    return
         whole, parts = self._description.whole, self._description.units
         compared = 0
         remaining = list(individuals)

@@ -163,6 +163,7 @@ def _is_alive(launcher: Any) -> bool:
     import psutil
 
     try:
-        return bool(launcher.process.status() != psutil.STATUS_ZOMBIE)
+        process = launcher.process
+        return process.is_running() and bool(process.status() != psutil.STATUS_ZOMBIE)
     except psutil.Error:
         return False

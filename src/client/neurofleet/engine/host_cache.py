@@ -4,7 +4,7 @@ Layout, below ``cache_directory()``::
 
     hosts/<host name>/models/<digest>/bundle.tar.gz         what was received
     hosts/<host name>/models/<digest>/<build>/model/        unpacked, with x86_64/ compiled
-    hosts/<host name>/models/<digest>/<build>/ready         written last
+    hosts/<host name>/models/<digest>/<build>/ready         the evaluator's spec, written last
     hosts/<host name>/models/<digest>/lock
 
 The host's name is part of the path because home directories are often shared, while
@@ -13,9 +13,11 @@ what is compiled is not, and because locks over a network are slower than compil
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import importlib.metadata
+import json
 import os
 import platform
 import re
@@ -102,14 +104,19 @@ def ensure_compiled(digest: str, *, again: bool = False) -> tuple[Path, Evaluato
     try:
         home.mkdir(parents=True, exist_ok=True)
         with filelock.FileLock(home / "lock", timeout=COMPILE_TIMEOUT_S):
-            archive = (home / "bundle.tar.gz").read_bytes()
-            if ready.exists() and not again:
-                return model, _spec_of(archive, digest)
+            if not again:
+                with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+                    return model, EvaluatorSpec.from_json(json.loads(ready.read_text()))
+            archive = home / "bundle.tar.gz"
             shutil.rmtree(build, ignore_errors=True)
             model.mkdir(parents=True)
-            spec = unpack(archive, digest, model)
+            try:
+                spec = unpack(archive.read_bytes(), digest, model)
+            except ModelError:
+                archive.unlink()  # so that it is sent again
+                raise
             _compile(model, spec)
-            ready.touch()
+            ready.write_text(json.dumps(spec.as_json()))
             return model, spec
     except filelock.Timeout as error:
         raise WorkloadFailed(
@@ -119,17 +126,6 @@ def ensure_compiled(digest: str, *, again: bool = False) -> tuple[Path, Evaluato
         ) from error
     except OSError as error:
         raise _unwritable(error) from error
-
-
-def _spec_of(archive: bytes, digest: str) -> EvaluatorSpec:
-    import io
-    import json
-    import tarfile
-
-    with tarfile.open(fileobj=io.BytesIO(archive), mode="r:gz") as tar:
-        stream = tar.extractfile("bundle.json")
-        assert stream is not None, f"model {digest} was unpacked without a manifest"
-        return EvaluatorSpec.from_json(json.load(stream)["evaluator"])
 
 
 def _compile(model: Path, spec: EvaluatorSpec) -> None:

@@ -1,0 +1,1 @@
+"""Never imported: the mechanism beside it does not compile."""

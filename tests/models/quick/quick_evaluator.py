@@ -1,0 +1,88 @@
+"""A soma with hh and a slow potassium current, three current steps, six features."""
+
+from pathlib import Path
+
+import bluepyopt.ephys as ephys
+
+HERE = Path(__file__).parent
+#: Name: amplitude [nA], duration of the step [ms].
+STEPS = {"weak": (0.05, 150.0), "middle": (0.12, 300.0), "strong": (0.25, 600.0)}
+DELAY_MS = 50.0
+#: Objective: step, eFEL feature, wanted mean, its standard deviation.
+WANTED = {
+    "weak.base": ("weak", "voltage_base", -66.0, 1.0),
+    "weak.steady": ("weak", "steady_state_voltage_stimend", -52.0, 2.0),
+    "middle.count": ("middle", "Spikecount", 12.0, 2.0),
+    "middle.first": ("middle", "time_to_first_spike", 4.0, 1.0),
+    "strong.count": ("strong", "Spikecount", 30.0, 3.0),
+    "strong.steady": ("strong", "steady_state_voltage_stimend", -40.0, 3.0),
+}
+
+
+def create(stretch: float = 1.0) -> ephys.evaluators.CellEvaluator:
+    """Return the evaluator.
+
+    Parameters
+    ----------
+    stretch : float
+        Factor on the duration of every step, and so on the time a unit takes.
+    """
+    everywhere = ephys.locations.NrnSeclistLocation("all", seclist_name="all")
+    centre = ephys.locations.NrnSeclistCompLocation(
+        "soma", seclist_name="somatic", sec_index=0, comp_x=0.5
+    )
+    bounds = {
+        "gnabar_hh": (0.06, 0.24),
+        "gkbar_hh": (0.01, 0.08),
+        "gl_hh": (1e-4, 1e-3),
+        "gbar_nfslow": (0.0, 2e-3),
+    }
+    cell = ephys.models.CellModel(
+        "quick",
+        morph=ephys.morphologies.NrnFileMorphology(str(HERE / "morphology" / "soma.swc")),
+        mechs=[
+            ephys.mechanisms.NrnMODMechanism(name, suffix=name, locations=[everywhere])
+            for name in ("hh", "nfslow")
+        ],
+        params=[
+            ephys.parameters.NrnSectionParameter(
+                name, param_name=name, locations=[everywhere], bounds=limits, frozen=False
+            )
+            for name, limits in bounds.items()
+        ],
+    )
+    protocols = {}
+    for name, (amplitude, duration) in STEPS.items():
+        pulse = ephys.stimuli.NrnSquarePulse(
+            step_amplitude=amplitude,
+            step_delay=DELAY_MS,
+            step_duration=duration * stretch,
+            location=centre,
+            total_duration=DELAY_MS + duration * stretch + 20.0,
+        )
+        recording = ephys.recordings.CompRecording(f"{name}.soma.v", location=centre, variable="v")
+        protocols[name] = ephys.protocols.StepProtocol(
+            name, step_stimulus=pulse, recordings=[recording]
+        )
+    objectives = [
+        ephys.objectives.SingletonObjective(
+            objective,
+            ephys.efeatures.eFELFeature(
+                objective,
+                efel_feature_name=feature,
+                recording_names={"": f"{step}.soma.v"},
+                stim_start=DELAY_MS,
+                stim_end=DELAY_MS + STEPS[step][1] * stretch,
+                exp_mean=mean,
+                exp_std=deviation,
+            ),
+        )
+        for objective, (step, feature, mean, deviation) in WANTED.items()
+    ]
+    return ephys.evaluators.CellEvaluator(
+        cell_model=cell,
+        param_names=list(bounds),
+        fitness_protocols=protocols,
+        fitness_calculator=ephys.objectivescalculators.ObjectivesCalculator(objectives),
+        sim=ephys.simulators.NrnSimulator(cvode_active=False),
+    )

@@ -1,0 +1,550 @@
+"""The commands as a person runs them: what they teach, what they refuse, and how."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import pickle
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from neurofleet.cli.main import main
+from neurofleet.store import Store
+from unit.support import MODELS, PURE_PYTHON, assert_refused, command, snapshot, write_model
+
+pytestmark = pytest.mark.timeout(120)
+
+#: Options of every run in these tests: small, serial, without a report.
+SMALL = ("--offspring-size", "3", "--max-ngen", "2", "--backend", "serial", "--no-report")
+root_only = pytest.mark.skipif(os.getuid() != 0, reason="takes root")
+
+
+def optimise(
+    cwd: Path, *more: str | Path, model: str | Path = PURE_PYTHON, evaluator: str = "evaluator:create"
+) -> subprocess.CompletedProcess[str]:  # fmt: skip
+    """Run ``neurofleet optimise`` in this process, where all is imported already."""
+    words = ["neurofleet", "optimise", model, "--evaluator", evaluator, *SMALL, *more]
+    out, err = io.StringIO(), io.StringIO()
+    kept = signal.getsignal(signal.SIGTERM), sys.argv
+    sys.argv = [str(word) for word in words]
+    try:
+        with (
+            contextlib.chdir(cwd),
+            contextlib.redirect_stdout(out),
+            contextlib.redirect_stderr(err),
+            pytest.raises(SystemExit) as ended,
+        ):
+            main()
+    finally:
+        signal.signal(signal.SIGTERM, kept[0])
+        sys.argv = kept[1]
+    assert isinstance(ended.value.code, int)
+    return subprocess.CompletedProcess(words, ended.value.code, out.getvalue(), err.getvalue())
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with one finished run, ``run``; never changed."""
+    directory = tmp_path_factory.mktemp("finished")
+    done = command(
+        "neurofleet", "optimise", PURE_PYTHON, "--evaluator", "evaluator:create", *SMALL,
+        "--run-dir", "run", cwd=directory,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return directory
+
+
+@pytest.fixture
+def run_dir(finished: Path, tmp_path: Path) -> Path:
+    """A copy of the finished run, to be damaged."""
+    subprocess.run(["cp", "-a", finished / "run", tmp_path / "run"], check=True)
+    return tmp_path / "run"
+
+
+def assert_refused_and_unchanged(
+    cwd: Path, code: int, *words: str, run: tuple[str | Path, ...] = (), **how: str | Path
+) -> None:
+    before = snapshot(cwd)
+    done = optimise(cwd, *run, **how)  # type: ignore[arg-type]
+    assert_refused(done, code, *words)
+    assert done.stdout == ""
+    assert snapshot(cwd) == before
+
+
+# -- what teaches -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["neurofleet"], ["neurofleet", "optimise"], ["neurofleet", "report"], ["neurofleet", "repair"],
+     ["neurofleet", "completion"], ["opt_l5pc"]],
+    ids=" ".join,
+)  # fmt: skip
+@pytest.mark.parametrize("option", ["--help", "-h"])
+def test_help_of_every_command_shows_examples_and_exit_codes(
+    tmp_path: Path, words: list[str], option: str
+) -> None:
+    done = command(words[0], *words[1:], option, cwd=tmp_path)
+    assert done.returncode == 0
+    assert done.stderr == ""
+    assert "Examples:" in done.stdout
+    assert "130" in done.stdout
+    assert words[0] in done.stdout.partition("Examples:")[2]
+
+
+@pytest.mark.parametrize("name", ["neurofleet", "opt_l5pc"])
+def test_version_tells_all_five(tmp_path: Path, name: str) -> None:
+    import importlib.metadata
+
+    import neurofleet
+
+    done = command(name, "--version", cwd=tmp_path)
+    assert done.returncode == 0
+    versions = dict(line.split() for line in done.stdout.splitlines())
+    assert versions == {
+        "neurofleet": neurofleet.__version__,
+        **{
+            shown: importlib.metadata.version(shown.lower())
+            for shown in ("NEURON", "BluePyOpt", "eFEL", "ipyparallel")
+        },
+    }
+
+
+def test_dry_run_prints_the_plan_and_writes_nothing(tmp_path: Path) -> None:
+    done = optimise(tmp_path, "--dry-run", "--seed", "7")
+    plan = json.loads(done.stdout)
+    assert (done.returncode, plan["schema_version"], plan["settings"]["seed"]) == (0, 1, 7)
+    assert plan["run_dir"].startswith(str(tmp_path))
+    assert snapshot(tmp_path) == {}
+
+
+def test_optimise_prints_json_on_stdout_and_talk_on_stderr(finished: Path) -> None:
+    done = optimise(finished, "--run-dir", "run", "--json")
+    told = json.loads(done.stdout)
+    assert told["schema_version"] == 1
+    assert [row["gen"] for row in told["logbook"]] == [1, 2]
+    assert set(told["best"]["parameters"]) == {"x", "y"}
+    assert told["simulated"] == 0
+    assert "0 simulated, 6 from the store" in done.stderr
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_of_every_shell_names_both_commands(tmp_path: Path, shell: str) -> None:
+    done = command("neurofleet", "completion", shell, cwd=tmp_path)
+    assert done.returncode == 0
+    assert "_NEUROFLEET_COMPLETE" in done.stdout
+    assert "_OPT_L5PC_COMPLETE" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("typed", "expected"),
+    [
+        (["neurofleet", "op"], {"optimise"}),
+        (["neurofleet", "re"], {"repair", "report"}),
+        (["neurofleet", "optimise", "--max"], {"--max-ngen"}),
+        (["neurofleet", "optimise", "--selector", "N"], {"NSGA2"}),
+        (["opt_l5pc", "--offs"], {"--offspring-size"}),
+        (["opt_l5pc", "--sim", ""], {"nrn", "arb"}),
+    ],
+    ids=" ".join,
+)
+def test_completion_sourced_by_a_real_bash_completes(
+    tmp_path: Path, typed: list[str], expected: set[str]
+) -> None:
+    words = " ".join(f"'{word}'" for word in typed)
+    script = f"""
+        source <(neurofleet completion bash)
+        COMP_WORDS=({words}); COMP_CWORD={len(typed) - 1}
+        function=$(complete -p {typed[0]} | sed 's/.*-F \\([^ ]*\\).*/\\1/')
+        $function {typed[0]} '{typed[-1]}' '{typed[-2]}'
+        printf '%s\\n' "${{COMPREPLY[@]}}"
+    """
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    done = subprocess.run(
+        ["bash", "--norc", "-c", script], cwd=tmp_path, env={**os.environ, "PATH": path},
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.stderr == ""
+    assert set(done.stdout.split()) == expected
+
+
+def test_underscores_in_option_names_work_as_dashes(tmp_path: Path) -> None:
+    done = command(
+        "neurofleet", "optimise", PURE_PYTHON, "--evaluator", "evaluator:create",
+        "--offspring_size=5", "--max_ngen=9", "--unit_timeout=3", "--engine_timeout=4",
+        "--run_dir=here", "--dry_run", cwd=tmp_path,
+    )  # fmt: skip
+    plan = json.loads(done.stdout)
+    assert (plan["settings"]["offspring_size"], plan["max_ngen"]) == (5, 9)
+
+
+# -- what is refused before anything is written --------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--offspring-size", "-4"), ("offspring size of -4",)),
+        (("--offspring-size", "0"), ("offspring size of 0",)),
+        (("--offspring-size", "four"), ("--offspring-size", "four")),
+        (("--max-ngen", "-1"), ("-1 generations",)),
+        (("--max-ngen", "0"), ("0 generations",)),
+        (("--engines", "0", "--backend", "local"), ("0 engines", "--engines")),
+        (("--engines", "-2", "--backend", "local"), ("-2 engines",)),
+        (("--unit-timeout", "0"), ("--unit-timeout",)),
+        (("--unit-timeout", "-1"), ("--unit-timeout",)),
+        (("--unit-timeout", "nan"), ("--unit-timeout",)),
+        (("--engine-timeout", "-5"), ("--engine-timeout",)),
+        (("--engine-timeout", "nan"), ("--engine-timeout",)),
+        (("--mutpb", "2"), ("mutpb",)),
+        (("--cxpb", "nan"), ("cxpb",)),
+        (("--eta", "0"), ("eta",)),
+        (("--selector", "CMA"), ("--selector", "IBEA")),
+        (("--kwargs", "{"), ("--kwargs is no JSON",)),
+        (("--kwargs", "[1]"), ("--kwargs is a JSON list, not an object",)),
+        (("--kwargs", '{"a": NaN}'), ("not JSON",)),
+        (("--search", "../x"), ("leads out of the model",)),
+        (("--mechanisms", "/x"), ("leads out of the model",)),
+        (("--nonsense",), ("--nonsense",)),
+        (("surplus",), ("surplus",)),
+    ],
+    ids=str,
+)
+def test_optimise_wrong_option_is_refused_in_one_line(
+    tmp_path: Path, options: tuple[str, ...], words: tuple[str, ...]
+) -> None:
+    assert_refused_and_unchanged(tmp_path, 2, *words, run=options)
+
+
+@pytest.mark.parametrize(
+    "form", ["evaluator", "evaluator:", ":create", "evaluator.py:create()", ""]
+)
+def test_optimise_evaluator_of_another_form_is_refused(tmp_path: Path, form: str) -> None:
+    assert_refused_and_unchanged(tmp_path, 2, "module:callable", evaluator=form)
+
+
+def test_optimise_missing_model_directory_is_refused(tmp_path: Path) -> None:
+    assert_refused_and_unchanged(tmp_path, 2, "no model directory", model=tmp_path / "nowhere")
+
+
+def test_optimise_empty_model_directory_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    assert_refused_and_unchanged(tmp_path, 2, "is empty", model=tmp_path / "model")
+
+
+def test_optimise_file_as_model_directory_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "model.py").write_text("")
+    assert_refused_and_unchanged(tmp_path, 2, "model.py", model=tmp_path / "model.py")
+
+
+@pytest.mark.parametrize("where", ["file", "file/below", "/proc/neurofleet", "/proc/self"])
+def test_optimise_run_directory_that_cannot_be_is_refused(tmp_path: Path, where: str) -> None:
+    (tmp_path / "file").write_text("in the way")
+    assert_refused_and_unchanged(tmp_path, 2, where, run=("--run-dir", where))
+
+
+def test_optimise_directory_of_something_else_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter1.tex").write_text("years of work")
+    assert_refused_and_unchanged(
+        tmp_path, 2, "is not empty and no run directory", run=("--run-dir", "thesis")
+    )
+
+
+# -- what is wrong with the model -----------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("model", "evaluator", "words"),
+    [
+        ("does_not_import", "evaluator:create", ("does not import",)),
+        ("not_an_evaluator", "evaluator:create", ("not a BluePyOpt evaluator",)),
+        ("does_not_compile", "evaluator:create", ("do not compile", "nfbroken.mod")),
+        ("pure_python", "no_such_module:create", ("ModuleNotFoundError", "no_such_module")),
+        ("pure_python", "evaluator:no_such_callable", ("AttributeError", "no_such_callable")),
+        ("pure_python", "evaluator:create.deeper", ("AttributeError",)),
+    ],
+)
+def test_optimise_model_that_is_no_use_is_refused_and_can_be_mended(
+    tmp_path: Path, model: str, evaluator: str, words: tuple[str, ...]
+) -> None:
+    run = ("--run-dir", "run")
+    assert_refused(optimise(tmp_path, *run, model=MODELS / model, evaluator=evaluator), 2, *words)
+    mended = optimise(tmp_path, *run)
+    assert mended.returncode == 0, mended.stderr
+
+
+def test_optimise_arguments_that_the_factory_does_not_take_are_refused(tmp_path: Path) -> None:
+    done = optimise(tmp_path, "--kwargs", '{"colour": "red"}')
+    assert_refused(done, 2, "does not build its evaluator", "colour")
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ("raise ValueError('no such channel')", ("no unit of any", "no such channel")),
+        ("os.kill(os.getpid(), 11)", ("no unit of any", "crashed", "SIGSEGV")),
+        ("return [1.0]", ("no unit of any", "1 scores for 2 objectives")),
+        ("while True: pass", ("no unit of any", "timeout", "--unit-timeout")),
+    ],
+)
+def test_optimise_model_that_never_scores_fails_in_one_line(
+    tmp_path: Path, body: str, words: tuple[str, ...]
+) -> None:
+    model = write_model(tmp_path / "model", body)
+    done = optimise(tmp_path, "--unit-timeout", "0.5", model=model)
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert done.returncode == 1, done.stderr
+    assert len(errors) == 1
+    assert all(word in errors[0] for word in words), errors[0]
+    assert "Traceback" not in done.stderr
+
+
+def test_optimise_model_that_prints_and_exits_when_imported_is_refused(tmp_path: Path) -> None:
+    model = write_model(tmp_path / "model")
+    (model / "evaluator.py").write_text("import sys\nprint('usage: evaluator')\nsys.exit(3)\n")
+    assert_refused(optimise(tmp_path, model=model), 2, "does not import", "SystemExit")
+
+
+# -- what is wrong with the run directory ----------------------------------------------
+
+
+def test_optimise_run_again_simulates_nothing_and_changes_no_score(run_dir: Path) -> None:
+    checkpoint = run_dir / "checkpoint.pkl"
+    before = checkpoint.read_bytes()
+    done = optimise(run_dir.parent, "--run-dir", "run")
+    assert done.returncode == 0
+    assert "0 simulated, 6 from the store" in done.stderr
+    old, new = (pickle.loads(content) for content in (before, checkpoint.read_bytes()))
+    assert old["population"] == new["population"]
+    assert old["rndstate"] == new["rndstate"]
+
+
+def test_optimise_more_generations_go_on_from_what_there_is(run_dir: Path, tmp_path: Path) -> None:
+    longer = optimise(run_dir.parent, "--run-dir", "run", "--max-ngen", "4", "--json")
+    anew = optimise(tmp_path, "--run-dir", "anew", "--max-ngen", "4", "--json")
+    told, expected = json.loads(longer.stdout), json.loads(anew.stdout)
+    assert told["from_store"] >= 6  # a later child may be one of those again
+    assert told["simulated"] > 0
+    assert (told["logbook"], told["best"]) == (expected["logbook"], expected["best"])
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--seed", "7"), ("seed 42, this is 7",)),
+        (("--offspring-size", "4"), ("offspring_size 3, this is 4",)),
+        (("--selector", "NSGA2"), ("selector IBEA, this is NSGA2",)),
+        (("--kwargs", "{}", "--search", "."), ()),
+    ],
+    ids=str,
+)
+def test_optimise_run_directory_of_other_settings_is_refused(
+    run_dir: Path, options: tuple[str, ...], words: tuple[str, ...]
+) -> None:
+    if not words:  # the same in other words is no other run
+        assert optimise(run_dir.parent, "--run-dir", "run", *options).returncode == 0
+        return
+    assert_refused_and_unchanged(run_dir.parent, 2, *words, run=("--run-dir", "run", *options))
+
+
+def test_optimise_run_directory_of_another_model_is_refused(run_dir: Path) -> None:
+    model = write_model(run_dir.parent / "model")
+    assert_refused_and_unchanged(
+        run_dir.parent, 2, "is of model", "nothing was changed", run=("--run-dir", "run"), model=model
+    )  # fmt: skip
+
+
+def test_optimise_run_directory_of_another_bluepyopt_is_refused(run_dir: Path) -> None:
+    about = run_dir / "neurofleet-run.json"
+    told = json.loads(about.read_text())
+    told["versions"]["bluepyopt"] = "1.13.0"
+    about.write_text(json.dumps(told))
+    assert_refused_and_unchanged(
+        run_dir.parent, 2, "bluepyopt 1.13.0, this is 1.14", run=("--run-dir", "run")
+    )
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"schema_version": 99}'])
+def test_optimise_damaged_record_is_refused(run_dir: Path, content: str) -> None:
+    (run_dir / "neurofleet-run.json").write_text(content)
+    assert_refused_and_unchanged(run_dir.parent, 2, "neurofleet-run.json", run=("--run-dir", "run"))
+
+
+@pytest.mark.parametrize("cut", [100, 5000, 20_000])
+def test_optimise_damaged_store_is_refused_repaired_and_gone_on_from(
+    run_dir: Path, cut: int
+) -> None:
+    store = run_dir / "scores.sqlite"
+    damaged = store.read_bytes()[:cut]
+    store.write_bytes(damaged)
+    assert_refused_and_unchanged(
+        run_dir.parent, 2, "is damaged", "neurofleet repair", run=("--run-dir", "run")
+    )
+    repaired = command("neurofleet", "repair", run_dir, cwd=run_dir.parent)
+    assert repaired.returncode == 0, repaired.stderr
+    aside = Path(repaired.stdout.rstrip().rpartition(" ")[2])
+    assert aside.read_bytes() == damaged
+    done = optimise(run_dir.parent, "--run-dir", "run")
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("content", [b"", b"rubbish", pickle.dumps({"generation": 1})])
+def test_optimise_damaged_checkpoint_is_refused(run_dir: Path, content: bytes) -> None:
+    (run_dir / "checkpoint.pkl").write_bytes(content)
+    assert_refused_and_unchanged(
+        run_dir.parent, 2, "checkpoint", "is damaged", run=("--run-dir", "run")
+    )
+
+
+@root_only
+def test_optimise_checkpoint_of_another_user_is_not_opened(run_dir: Path) -> None:
+    os.chown(run_dir / "checkpoint.pkl", 12345, 12345)
+    assert_refused_and_unchanged(
+        run_dir.parent, 2, "belongs to another user", run=("--run-dir", "run")
+    )
+
+
+def test_optimise_checkpoint_of_another_run_is_refused(run_dir: Path, tmp_path: Path) -> None:
+    other = optimise(tmp_path, "--run-dir", "other", "--seed", "5")
+    assert other.returncode == 0, other.stderr
+    (tmp_path / "cp.pkl").write_bytes((tmp_path / "other" / "checkpoint.pkl").read_bytes())
+    assert_refused_and_unchanged(
+        tmp_path, 2, "is not this run's", "seed 5", run=("--run-dir", "run", "--checkpoint", "cp.pkl")
+    )  # fmt: skip
+
+
+def test_optimise_refused_for_its_checkpoint_can_be_run_without_it(tmp_path: Path) -> None:
+    (tmp_path / "cp.pkl").write_bytes(b"rubbish")
+    run = ("--run-dir", "new")
+    assert_refused(optimise(tmp_path, *run, "--checkpoint", "cp.pkl"), 2, "is damaged")
+    assert (tmp_path / "cp.pkl").read_bytes() == b"rubbish"
+    done = optimise(tmp_path, *run)
+    assert done.returncode == 0, done.stderr
+
+
+def test_optimise_checkpoint_in_no_directory_is_refused(tmp_path: Path) -> None:
+    done = optimise(tmp_path, "--run-dir", "run", "--checkpoint", "nowhere/cp.pkl")
+    assert_refused(done, 2, "there is no directory", "nowhere")
+    with Store(tmp_path / "run", "any", {}) as store:
+        assert store.other_models() == []  # nothing was simulated for nothing
+
+
+def test_optimise_directory_in_use_names_its_holder(run_dir: Path) -> None:
+    code = (
+        "import sys, time\n"
+        "from pathlib import Path\n"
+        "from neurofleet.store import Store\n"
+        "store = Store(Path(sys.argv[1]), 'm', {})\n"
+        "print('held', flush=True)\n"
+        "time.sleep(60)\n"
+    )
+    holder = subprocess.Popen(
+        [sys.executable, "-c", code, run_dir], stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        run = ("--run-dir", "run")
+        assert_refused_and_unchanged(
+            run_dir.parent, 2, f"is in use by process {holder.pid} of", run=run
+        )
+        assert_refused(command("neurofleet", "repair", "run", cwd=run_dir.parent), 2, "in use")
+    finally:
+        holder.kill()
+        holder.communicate()
+
+
+def test_optimise_refused_as_a_command_of_its_own_is_one_line_and_its_code(run_dir: Path) -> None:
+    words = "optimise", PURE_PYTHON, "--evaluator", "evaluator:create", *SMALL, "--run-dir", "run"
+    for more, code in ((("--seed", "7"), 2), (("--max-ngen", "0"), 2), ((), 0)):
+        done = command("neurofleet", *words, *more, cwd=run_dir.parent)
+        if code:
+            assert_refused(done, code)
+        else:
+            assert done.returncode == 0
+
+
+@contextlib.contextmanager
+def tiny_disk(place: Path, size: str) -> Iterator[None]:
+    place.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "none", place]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("no tmpfs can be mounted here")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "-l", place], check=True)
+
+
+@root_only
+@pytest.mark.parametrize("size", ["8k", "40k", "64k"])
+def test_optimise_on_a_full_disk_says_so_in_one_line(tmp_path: Path, size: str) -> None:
+    with tiny_disk(tmp_path / "disk", size):
+        done = optimise(tmp_path, "--run-dir", "disk", "--max-ngen", "9", "--offspring-size", "30")
+        errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+        assert done.returncode in (1, 2), done.stderr
+        assert len(errors) == 1, done.stderr
+        assert "ake room" in errors[0]
+        assert "Traceback" not in done.stderr
+
+
+@root_only
+def test_optimise_read_only_run_directory_says_so(run_dir: Path) -> None:
+    bind = ["mount", "--bind", run_dir, run_dir]
+    if subprocess.run(bind, capture_output=True, check=False).returncode:
+        pytest.skip("nothing can be mounted here")
+    try:
+        subprocess.run(["mount", "-o", "remount,bind,ro", run_dir], check=True)
+        assert_refused_and_unchanged(
+            run_dir.parent, 2, "the run directory", "Read-only", run=("--run-dir", "run")
+        )
+    finally:
+        subprocess.run(["umount", "-l", run_dir], check=True)
+
+
+def test_optimise_cache_that_cannot_be_written_says_so(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    done = command(
+        "neurofleet", "optimise", PURE_PYTHON, "--evaluator", "evaluator:create", *SMALL,
+        "--run-dir", "run", cwd=tmp_path, env={"NEUROFLEET_CACHE": str(tmp_path / "file")},
+    )  # fmt: skip
+    assert_refused(done, 1, "model cache", "NEUROFLEET_CACHE")
+
+
+def test_optimise_profile_without_controller_is_unreachable(tmp_path: Path) -> None:
+    done = optimise(
+        tmp_path, "--backend", "profile", "--profile", "nobody", "--engine-timeout", "2"
+    )
+    assert_refused(done, 3, "no controller answers", "nobody")
+
+
+# -- report, repair -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["report", "repair"])
+def test_report_and_repair_of_what_is_no_run_directory_are_refused(
+    tmp_path: Path, name: str
+) -> None:
+    (tmp_path / "empty").mkdir()
+    for where in ("nowhere", "empty"):
+        before = snapshot(tmp_path)
+        assert_refused(command("neurofleet", name, where, cwd=tmp_path), 2, where)
+        assert snapshot(tmp_path) == before
+
+
+def test_output_that_nobody_reads_ends_without_a_traceback(finished: Path) -> None:
+    script = "set -o pipefail; neurofleet completion bash | true; neurofleet --help | head -1"
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    done = subprocess.run(
+        ["bash", "-c", script], cwd=finished, env={**os.environ, "PATH": path},
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.stderr == ""

@@ -1,0 +1,249 @@
+"""Scores come from the store where they are, and a model is split only if it may be."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from neurofleet.dispatch import Farm, Task
+from neurofleet.engine.outcome import Description, Outcome, Parameter
+from neurofleet.errors import WorkloadFailed
+from neurofleet.scoring import (
+    COMPARED,
+    FIRST_LIMIT_S,
+    LEAST_LIMIT_S,
+    LIMIT_FACTOR,
+    Progress,
+    Scoring,
+)
+from neurofleet.store import Store, pack_floats, unpack_floats
+from neurofleet.units import WHOLE, Unit
+
+DESCRIPTION = Description(
+    parameters=(Parameter("x", 0.0, 1.0),),
+    objectives=("b1", "a1", "b2"),
+    penalties=(250.0,) * 3,
+    whole=Unit(WHOLE, ("a", "b"), (0, 1, 2)),
+    units=(Unit("a", ("a",), (1,)), Unit("b", ("b",), (0, 2))),
+    versions={"neuron": "1", "bluepyopt": "1", "efel": "1"},
+)
+UNITS = {unit.name: unit for unit in (DESCRIPTION.whole, *DESCRIPTION.units)}
+Evaluate = Callable[[str, tuple[float, ...]], Outcome]
+
+
+def outcome(scores: Iterable[float], status: str = "ok", duration_s: float = 1.0) -> Outcome:
+    reason = "" if status == "ok" else "it broke"
+    return Outcome(status, tuple(scores), reason, 1.0, duration_s, "here", 1)
+
+
+def honest(unit: str, individual: tuple[float, ...]) -> Outcome:
+    """Score objective i by x + i, whichever way it is asked for."""
+    return outcome(individual[0] + index for index in UNITS[unit].objectives)
+
+
+class CountingFarm:
+    """Evaluates in place, and remembers what it was given."""
+
+    size = 1
+
+    def __init__(self, evaluate: Evaluate) -> None:
+        self.evaluate = evaluate
+        self.tasks: list[Task] = []
+        self.closed = 0
+
+    def open(self) -> None: ...
+
+    def run(self, tasks: Iterable[Task], on_result: Callable[[Task, Any], None]) -> None:
+        for task in sorted(tasks, key=lambda task: -task.weight):
+            self.tasks.append(task)
+            assert unpack_floats(task.args[-2]) == task.key[1]
+            on_result(task, self.evaluate(*task.key))
+
+    def close(self) -> None:
+        self.closed += 1
+
+    def given(self) -> list[str]:
+        return [task.key[0] for task in self.tasks]
+
+
+def scoring(store: Store, farm: Farm, **more: Any) -> Scoring:
+    return Scoring("d" * 64, DESCRIPTION, store, lambda: farm, **more)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Any:
+    with Store(tmp_path, "d" * 64, DESCRIPTION.versions) as opened:
+        yield opened
+
+
+INDIVIDUALS = [(0.1,), (0.2,), (0.3,), (0.4,)]
+EXPECTED = [[x, x + 1, x + 2] for (x,) in INDIVIDUALS]
+
+
+def test_score_units_that_agree_are_split_and_put_in_the_evaluators_order(store: Store) -> None:
+    farm = CountingFarm(honest)
+    subject = scoring(store, farm)
+    assert subject.score(1, INDIVIDUALS) == EXPECTED
+    assert store.note("units") == "split"
+    assert farm.given().count(WHOLE) == COMPARED
+    assert farm.given().count("a") == farm.given().count("b") == 4  # compared ones not twice
+
+
+def test_score_again_asks_the_farm_for_nothing(store: Store) -> None:
+    scoring(store, CountingFarm(honest)).score(1, INDIVIDUALS)
+    farm = CountingFarm(honest)
+    subject = scoring(store, farm)
+    assert subject.score(1, INDIVIDUALS) == EXPECTED
+    assert (farm.tasks, subject.simulated, subject.from_store) == ([], 0, 8)
+
+
+def test_score_same_individual_twice_in_a_generation_is_simulated_once(store: Store) -> None:
+    farm = CountingFarm(honest)
+    found = scoring(store, farm).score(1, [(0.1,), (0.1,), (0.2,), (0.1,)])
+    assert found == [EXPECTED[0], EXPECTED[0], EXPECTED[1], EXPECTED[0]]
+    assert len({task.key for task in farm.tasks}) == len(farm.tasks)
+
+
+@pytest.mark.parametrize(
+    "alone", [lambda x: math.nextafter(x, 9), lambda x: math.nan, lambda x: -x], ids=str
+)
+def test_score_one_differing_bit_makes_the_individual_the_unit(
+    store: Store, alone: Callable[[float], float]
+) -> None:
+    def entangled(unit: str, individual: tuple[float, ...]) -> Outcome:
+        found = honest(unit, individual)
+        if unit != "b" or individual != INDIVIDUALS[1]:
+            return found
+        return found._replace(scores=(found.scores[0], alone(found.scores[1])))
+
+    subject = scoring(store, CountingFarm(entangled))
+    assert subject.score(1, INDIVIDUALS) == EXPECTED  # the whole individual's, upstream's
+    assert subject.units == (DESCRIPTION.whole,)
+    assert "unit b" in subject.why
+
+
+def test_score_minus_zero_alone_is_a_difference(store: Store) -> None:
+    def zero(unit: str, individual: tuple[float, ...]) -> Outcome:
+        sign = 1.0 if unit == WHOLE else -1.0
+        return outcome(sign * 0.0 for _ in UNITS[unit].objectives)
+
+    subject = scoring(store, CountingFarm(zero))
+    subject.score(1, INDIVIDUALS)
+    assert subject.units == (DESCRIPTION.whole,)
+
+
+def test_score_decision_is_kept_for_the_next_run(store: Store, tmp_path: Path) -> None:
+    file = tmp_path / "decision.json"
+    scoring(store, CountingFarm(honest), decision_file=file).score(1, INDIVIDUALS)
+    (tmp_path / "other").mkdir()
+    farm = CountingFarm(honest)
+    with Store(tmp_path / "other", "d" * 64, DESCRIPTION.versions) as other:
+        scoring(other, farm, decision_file=file).score(1, INDIVIDUALS)
+    assert WHOLE not in farm.given()
+
+
+@pytest.mark.parametrize("content", ["", "{}", "[]", '{"mode": "sideways", "why": "?"}', "null"])
+def test_score_damaged_decision_of_this_machine_is_decided_anew(
+    store: Store, tmp_path: Path, content: str
+) -> None:
+    file = tmp_path / "decision.json"
+    file.write_text(content)
+    subject = scoring(store, CountingFarm(honest), decision_file=file)
+    assert subject.score(1, INDIVIDUALS) == EXPECTED
+    assert subject.units == DESCRIPTION.units
+
+
+def test_score_damaged_note_in_the_store_is_decided_anew(store: Store) -> None:
+    scoring(store, CountingFarm(honest)).score(1, INDIVIDUALS)
+    store.set_note("units", "sp1it")
+    farm = CountingFarm(honest)
+    subject = scoring(store, farm)
+    assert subject.score(1, INDIVIDUALS) == EXPECTED
+    assert farm.tasks == []  # all that is compared is in the store
+    assert store.note("units") == "split"
+
+
+def test_score_penalty_of_a_unit_is_counted_and_does_not_stop_the_rest(store: Store) -> None:
+    def crashing(unit: str, individual: tuple[float, ...]) -> Outcome:
+        if individual == (0.4,) and unit == "a":
+            return outcome([250.0], "crashed")
+        return honest(unit, individual)
+
+    seen: list[Progress] = []
+    subject = scoring(store, CountingFarm(crashing), watch=seen.append)
+    found = subject.score(1, INDIVIDUALS)
+    assert found[3] == [0.4, 250.0, 2.4]
+    assert found[:3] == EXPECTED[:3]
+    assert subject.penalised == 1
+    assert [p.unit for p in seen if p.outcome is not None and p.outcome.status != "ok"] == ["a"]
+    assert (seen[-1].units_done, seen[-1].units_total) == (8, 8)
+
+
+def test_score_model_in_which_nothing_works_is_refused(store: Store) -> None:
+    def broken(unit: str, _individual: tuple[float, ...]) -> Outcome:
+        return outcome([250.0] * len(UNITS[unit].objectives), "crashed")
+
+    with pytest.raises(WorkloadFailed, match="no unit of any individual could be evaluated"):
+        scoring(store, CountingFarm(broken)).score(1, INDIVIDUALS)
+
+
+def test_task_limit_and_weight_follow_what_was_measured(store: Store) -> None:
+    def timed(unit: str, individual: tuple[float, ...]) -> Outcome:
+        return honest(unit, individual)._replace(duration_s={"a": 2.0, "b": 9.0}.get(unit, 11.0))
+
+    farm = CountingFarm(timed)
+    subject = scoring(store, farm)
+    subject.score(1, INDIVIDUALS)
+    assert {task.args[-1] for task in farm.tasks[:2]} == {FIRST_LIMIT_S}
+    farm.tasks.clear()
+    subject.score(2, [(0.5,), (0.6,)])
+    assert farm.given() == ["b", "b", "a", "a"]  # the longest first
+    assert [task.args[-1] for task in farm.tasks] == [
+        *[LIMIT_FACTOR * 9.0] * 2, *[max(LEAST_LIMIT_S, LIMIT_FACTOR * 2.0)] * 2,
+    ]  # fmt: skip
+
+
+def test_task_limit_that_was_asked_for_holds(store: Store) -> None:
+    farm = CountingFarm(honest)
+    scoring(store, farm, unit_limit_s=7.5).score(1, INDIVIDUALS)
+    assert {task.args[-1] for task in farm.tasks} == {7.5}
+
+
+def test_score_broken_off_keeps_what_was_scored(store: Store) -> None:
+    calls = 0
+
+    def interrupted(unit: str, individual: tuple[float, ...]) -> Outcome:
+        nonlocal calls
+        calls += 1
+        if calls == 5:
+            raise KeyboardInterrupt
+        return honest(unit, individual)
+
+    with pytest.raises(KeyboardInterrupt):
+        scoring(store, CountingFarm(interrupted)).score(1, INDIVIDUALS)
+    farm = CountingFarm(honest)
+    assert scoring(store, farm).score(1, INDIVIDUALS) == EXPECTED
+    assert len(farm.tasks) == 2 * 4 + COMPARED - 4
+
+
+def test_close_closes_the_farm_once_and_only_if_it_was_opened(store: Store) -> None:
+    farm = CountingFarm(honest)
+    subject = scoring(store, farm)
+    subject.close()
+    assert farm.closed == 0
+    subject.score(1, INDIVIDUALS)
+    subject.close()
+    subject.close()
+    assert farm.closed == 1
+
+
+def test_parameters_travel_bit_for_bit(store: Store) -> None:
+    farm = CountingFarm(honest)
+    odd = [(5e-324,), (-0.0,), (0.1 + 0.2,)]
+    scoring(store, farm).score(1, odd)
+    sent = {task.args[-2] for task in farm.tasks}
+    assert sent == {pack_floats(individual) for individual in odd}
