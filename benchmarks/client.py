@@ -23,9 +23,10 @@ from rich.console import Console
 from rich.progress import track
 
 from neurofleet.backends.local import LocalEngines
-from neurofleet.dispatch import ByName, EngineFarm, Task
+from neurofleet.dispatch import EngineFarm
 from neurofleet.engine import tasks
 from neurofleet.engine.host_cache import versions_stamp
+from neurofleet.farm import ByName, Task
 from neurofleet.store import FILE, pack_floats
 from neurofleet.workloads import l5pc
 from payload import message_size
@@ -52,9 +53,7 @@ def serial(scratch: Path) -> Row:
     """Compare our serial path with upstream's script."""
     example = scratch / "example"
     shutil.copytree(l5pc.fetch(print), example)
-    subprocess.run(
-        [BIN / "nrnivmodl", "mechanisms"], cwd=example, check=True, capture_output=True
-    )
+    subprocess.run([BIN / "nrnivmodl", "mechanisms"], cwd=example, check=True, capture_output=True)
     theirs, ours = [], []
     for repeat in track(range(REPEATS), "serial runs", console=Console(stderr=True)):
         upstream = [sys.executable, example / "opt_l5pc.py", "--start", *SIZE]
@@ -104,14 +103,13 @@ def payload() -> Row:
         cwd=tempfile.gettempdir(), check=True, capture_output=True, text=True,
     )  # fmt: skip
     theirs = int(evaluator.stdout.split()[-1])
-    return (
-        "bytes of a task's message", f"{ours}", "at most 2048", f"upstream's: {theirs} bytes"
-    )
+    return ("bytes of a task's message", f"{ours}", "at most 2048", f"upstream's: {theirs} bytes")
 
 
 _UPSTREAM_PAYLOAD = """
-import sys; sys.path.insert(0, sys.argv[1])
+import sys; sys.path[:0] = sys.argv[1:]
 import bluepyopt, l5pc_evaluator
+from payload import message_size
 evaluator = l5pc_evaluator.create()
 optimisation = bluepyopt.optimisations.DEAPOptimisation(evaluator=evaluator, seed=42)
 individual = optimisation.toolbox.Individual()

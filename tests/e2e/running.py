@@ -22,7 +22,7 @@ from e2e.processes import awaited
 MODELS = Path(__file__).parents[1] / "models"
 BIN = Path(sys.executable).parent
 #: Longest that any single run of the small models may take [s].
-LIMIT_S = 60.0
+LIMIT_S = 120.0
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ import json
 import os
 import pickle
 import signal
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,7 +17,6 @@ from pathlib import Path
 import pytest
 
 from neurofleet.cli.main import main
-from neurofleet.store import Store
 from unit.support import MODELS, PURE_PYTHON, assert_refused, command, snapshot, write_model
 
 pytestmark = pytest.mark.timeout(120)
@@ -27,8 +27,11 @@ root_only = pytest.mark.skipif(os.getuid() != 0, reason="takes root")
 
 
 def optimise(
-    cwd: Path, *more: str | Path, model: str | Path = PURE_PYTHON, evaluator: str = "evaluator:create"
-) -> subprocess.CompletedProcess[str]:  # fmt: skip
+    cwd: Path,
+    *more: str | Path,
+    model: str | Path = PURE_PYTHON,
+    evaluator: str = "evaluator:create",
+) -> subprocess.CompletedProcess[str]:
     """Run ``neurofleet optimise`` in this process, where all is imported already."""
     words = ["neurofleet", "optimise", model, "--evaluator", evaluator, *SMALL, *more]
     out, err = io.StringIO(), io.StringIO()
@@ -269,14 +272,20 @@ def test_optimise_directory_of_something_else_is_refused(tmp_path: Path) -> None
         ("does_not_compile", "evaluator:create", ("do not compile", "nfbroken.mod")),
         ("pure_python", "no_such_module:create", ("ModuleNotFoundError", "no_such_module")),
         ("pure_python", "evaluator:no_such_callable", ("AttributeError", "no_such_callable")),
-        ("pure_python", "evaluator:create.deeper", ("AttributeError",)),
     ],
 )
-def test_optimise_model_that_is_no_use_is_refused_and_can_be_mended(
+def test_optimise_model_that_is_no_use_is_refused(
     tmp_path: Path, model: str, evaluator: str, words: tuple[str, ...]
 ) -> None:
+    assert_refused(optimise(tmp_path, model=MODELS / model, evaluator=evaluator), 2, *words)
+
+
+def test_optimise_run_directory_of_a_refused_model_is_used_when_it_is_mended(
+    tmp_path: Path,
+) -> None:
     run = ("--run-dir", "run")
-    assert_refused(optimise(tmp_path, *run, model=MODELS / model, evaluator=evaluator), 2, *words)
+    refused = optimise(tmp_path, *run, model=MODELS / "does_not_import")
+    assert_refused(refused, 2, "does not import")
     mended = optimise(tmp_path, *run)
     assert mended.returncode == 0, mended.stderr
 
@@ -291,7 +300,6 @@ def test_optimise_arguments_that_the_factory_does_not_take_are_refused(tmp_path:
     [
         ("raise ValueError('no such channel')", ("no unit of any", "no such channel")),
         ("os.kill(os.getpid(), 11)", ("no unit of any", "crashed", "SIGSEGV")),
-        ("return [1.0]", ("no unit of any", "1 scores for 2 objectives")),
         ("while True: pass", ("no unit of any", "timeout", "--unit-timeout")),
     ],
 )
@@ -357,9 +365,8 @@ def test_optimise_run_directory_of_other_settings_is_refused(
 
 def test_optimise_run_directory_of_another_model_is_refused(run_dir: Path) -> None:
     model = write_model(run_dir.parent / "model")
-    assert_refused_and_unchanged(
-        run_dir.parent, 2, "is of model", "nothing was changed", run=("--run-dir", "run"), model=model
-    )  # fmt: skip
+    words = "is of model", "nothing was changed"
+    assert_refused_and_unchanged(run_dir.parent, 2, *words, run=("--run-dir", "run"), model=model)
 
 
 def test_optimise_run_directory_of_another_bluepyopt_is_refused(run_dir: Path) -> None:
@@ -378,7 +385,7 @@ def test_optimise_damaged_record_is_refused(run_dir: Path, content: str) -> None
     assert_refused_and_unchanged(run_dir.parent, 2, "neurofleet-run.json", run=("--run-dir", "run"))
 
 
-@pytest.mark.parametrize("cut", [100, 5000, 20_000])
+@pytest.mark.parametrize("cut", [100, 20_000])
 def test_optimise_damaged_store_is_refused_repaired_and_gone_on_from(
     run_dir: Path, cut: int
 ) -> None:
@@ -416,9 +423,8 @@ def test_optimise_checkpoint_of_another_run_is_refused(run_dir: Path, tmp_path: 
     other = optimise(tmp_path, "--run-dir", "other", "--seed", "5")
     assert other.returncode == 0, other.stderr
     (tmp_path / "cp.pkl").write_bytes((tmp_path / "other" / "checkpoint.pkl").read_bytes())
-    assert_refused_and_unchanged(
-        tmp_path, 2, "is not this run's", "seed 5", run=("--run-dir", "run", "--checkpoint", "cp.pkl")
-    )  # fmt: skip
+    run = ("--run-dir", "run", "--checkpoint", "cp.pkl")
+    assert_refused_and_unchanged(tmp_path, 2, "is not this run's", "seed 5", run=run)
 
 
 def test_optimise_refused_for_its_checkpoint_can_be_run_without_it(tmp_path: Path) -> None:
@@ -433,8 +439,8 @@ def test_optimise_refused_for_its_checkpoint_can_be_run_without_it(tmp_path: Pat
 def test_optimise_checkpoint_in_no_directory_is_refused(tmp_path: Path) -> None:
     done = optimise(tmp_path, "--run-dir", "run", "--checkpoint", "nowhere/cp.pkl")
     assert_refused(done, 2, "there is no directory", "nowhere")
-    with Store(tmp_path / "run", "any", {}) as store:
-        assert store.other_models() == []  # nothing was simulated for nothing
+    with contextlib.closing(sqlite3.connect(tmp_path / "run" / FILE)) as db:
+        assert db.execute("SELECT count(*) FROM score").fetchone() == (0,)
 
 
 def test_optimise_directory_in_use_names_its_holder(run_dir: Path) -> None:
@@ -485,7 +491,7 @@ def tiny_disk(place: Path, size: str) -> Iterator[None]:
 
 
 @root_only
-@pytest.mark.parametrize("size", ["8k", "40k", "64k"])
+@pytest.mark.parametrize("size", ["8k", "64k"])
 def test_optimise_on_a_full_disk_says_so_in_one_line(tmp_path: Path, size: str) -> None:
     with tiny_disk(tmp_path / "disk", size):
         done = optimise(tmp_path, "--run-dir", "disk", "--max-ngen", "9", "--offspring-size", "30")

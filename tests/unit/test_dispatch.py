@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import logging
 import math
 import os
 import shutil
@@ -12,29 +14,23 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import ipyparallel
 import psutil
 import pytest
 from ipyparallel.serialize import pack_apply_message
 
 from neurofleet.backends.local import LocalEngines
 from neurofleet.backends.profile import ProfileEngines
-from neurofleet.dispatch import (
-    MOST_FAILURES,
-    WINDOW,
-    ByName,
-    EngineFarm,
-    FarmState,
-    SerialFarm,
-    Task,
-)
+from neurofleet.dispatch import MOST_FAILURES, WINDOW, EngineFarm
 from neurofleet.engine import tasks
 from neurofleet.engine.outcome import Outcome
 from neurofleet.engines_for_model import ModelPreparation, host_cache
 from neurofleet.errors import EnginesUnreachable, ModelError, TooFewEngines, WorkloadFailed
+from neurofleet.farm import ByName, FarmState, SerialFarm, Task
 from neurofleet.model import EvaluatorSpec, pack
 from neurofleet.store import pack_floats
 from unit import farm_tasks
-from unit.support import PURE_PYTHON, wait_until
+from unit.support import PURE_PYTHON
 
 pytestmark = pytest.mark.timeout(90)
 
@@ -68,14 +64,9 @@ def shared(importable: None) -> Iterator[str]:
 def farm(shared: str) -> Iterator[EngineFarm]:
     made = EngineFarm(ProfileEngines(shared), engine_timeout_s=30)
     made.open()
-    wait_until(lambda: farm_size(made) == 2)
+    assert made.size == 2
     yield made
     made.close()
-
-
-def farm_size(farm: EngineFarm) -> int:
-    farm.open()
-    return farm.size
 
 
 def run(farm: EngineFarm, wanted: list[Task]) -> dict[Any, Any]:
@@ -268,80 +259,63 @@ def _line(process: psutil.Process) -> str:
         return ""
 
 
-def test_farm_engine_killed_in_a_task_is_replaced_and_the_task_done(
+def test_farm_engine_killed_in_a_task_is_replaced_and_the_late_one_used_in_the_same_run(
     own_engines: Callable[[int], LocalEngines], tmp_path: Path
 ) -> None:
     states: list[FarmState] = []
     farm = EngineFarm(own_engines(2), engine_timeout_s=60, watch=states.append)
     try:
         farm.open()
+        before = set(farm._client[:].apply_sync(os.getpid))
         mark, log = tmp_path / "mark", str(tmp_path / "log")
         wanted = [Task("deadly", farm_tasks.kill_own_engine_once, (str(mark),), weight=9)]
-        wanted += [Task(i, farm_tasks.work, (log, str(i), 0.05)) for i in range(20)]
+        wanted += [Task(i, farm_tasks.work, (log, str(i), 0.1)) for i in range(130)]
         found = run(farm, wanted)
-        assert found["deadly"] == "survived"
-        assert len(found) == 21
-        assert not psutil.pid_exists(int(mark.read_text()))
-        wait_until(lambda: farm_size(farm) == 2, 30)
     finally:
         farm.close()
-
-
-def test_farm_late_engine_is_used(
-    own_engines: Callable[[int], LocalEngines], tmp_path: Path
-) -> None:
-    source = own_engines(1)
-    farm = EngineFarm(source, engine_timeout_s=60)
-    found: dict[Any, int] = {}
-
-    def keep(task: Task, result: tuple[str, int]) -> None:
-        found[task.key] = result[1]
-        if len(found) == 1:
-            source._cluster.start_engines_sync(n=1)
-
-    try:
-        farm.open()
-        log = str(tmp_path / "log")
-        farm.run([Task(i, farm_tasks.work, (log, str(i), 0.1)) for i in range(60)], keep)
-        assert len(found) == 60
-        assert len(set(found.values())) == 2
-    finally:
-        farm.close()
+    killed = int(mark.read_text())
+    assert found.pop("deadly") == "survived"
+    assert len(found) == 130
+    workers = {pid for _, pid in found.values()}
+    assert killed in before
+    assert before - {killed} <= workers
+    assert len(workers - before) == 1
+    assert [size for size, _ in itertools.groupby(states, lambda s: s.engines)][-3:] == [2, 1, 2]
 
 
 class WithoutEngines:
-    """A controller that runs, and whose engines nobody starts again."""
+    """A controller that runs, and nobody who starts an engine."""
 
     name, expected = "a farm without engines", 1
 
-    def __init__(self, source: LocalEngines) -> None:
-        self._source = source
+    def __init__(self, directory: Path) -> None:
         self.connection_file = ""
+        self._cluster = ipyparallel.Cluster(
+            profile_dir=str(directory), delay=0, load_profile=False, log=logging.getLogger("quiet")
+        )
 
     def connect(self) -> Any:
-        client = self._source.connect()
-        self.connection_file = self._source.connection_file
-        client.wait_for_engines(1, timeout=60)
-        client[:].apply_async(os._exit, 1)
+        self._cluster.start_controller_sync()
+        client = self._cluster.connect_client_sync()
+        self.connection_file = self._cluster.controller.connection_files["client"]
         return client
 
     def tend(self, _engines: int) -> bool:
         return True
 
     def close(self) -> None:
-        self._source.close()
+        self._cluster.stop_cluster_sync()
 
 
-def test_farm_without_engines_gives_up_at_its_limit(
-    own_engines: Callable[[int], LocalEngines],
-) -> None:
-    farm = EngineFarm(WithoutEngines(own_engines(1)), engine_timeout_s=3)
+def test_farm_without_engines_gives_up_at_its_limit(tmp_path: Path) -> None:
+    farm = EngineFarm(WithoutEngines(tmp_path), engine_timeout_s=2)
     try:
-        farm.open()
         started = time.monotonic()
-        with pytest.raises(TooFewEngines, match=r"no engine of .* could be used for 3 s"):
+        with pytest.raises(TooFewEngines, match=r"no engine of .* could be used for 2 s"):
+            farm.open()
+        with pytest.raises(TooFewEngines, match=r"\(0 registered\)"):
             run(farm, [Task("t", time.sleep, (0,))])
-        assert time.monotonic() - started < 20
+        assert time.monotonic() - started < 30
     finally:
         farm.close()
 

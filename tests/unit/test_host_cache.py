@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 import time
 from pathlib import Path
 
@@ -155,4 +154,4 @@ def test_cache_directory_follows_the_environment(
     monkeypatch.delenv("NEUROFLEET_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
     assert host_cache.cache_directory() == tmp_path / "xdg" / "neurofleet"
-    assert not os.listdir(tmp_path)
+    assert list(tmp_path.iterdir()) == []

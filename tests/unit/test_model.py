@@ -227,6 +227,10 @@ def test_pack_arguments_that_are_not_json_are_refused(tmp_path: Path, value: obj
 # -- archives that somebody made or that were damaged ------------------------------
 
 
+def sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
 def archive_of(members: list[tuple[tarfile.TarInfo, bytes]]) -> bytes:
     raw = io.BytesIO()
     with tarfile.open(fileobj=raw, mode="w") as tar:
@@ -243,8 +247,8 @@ def hostile(
     manifest = {
         "format": 1,
         "evaluator": CREATE.as_json(),
-        "files": [[listed or name.removeprefix("model/"), False, hashlib.sha256(content).hexdigest()]],
-    }  # fmt: skip
+        "files": [[listed or name.removeprefix("model/"), False, sha256(content)]],
+    }
     text = json.dumps(manifest).encode()
     member = tarfile.TarInfo(name)
     member.type = kind
@@ -297,7 +301,8 @@ def test_unpack_file_that_is_not_listed_writes_nothing(tmp_path: Path) -> None:
 def test_unpack_other_content_than_listed_writes_nothing(tmp_path: Path) -> None:
     archive, digest = hostile("model/a", b"good")
     forged, _ = hostile("model/a", b"evil")
-    text = tarfile.open(fileobj=io.BytesIO(archive)).extractfile("bundle.json").read()  # type: ignore[union-attr]
+    with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
+        text = tar.extractfile("bundle.json").read()  # type: ignore[union-attr]
     evil = tarfile.TarInfo("model/a")
     made = archive_of([(tarfile.TarInfo("bundle.json"), text), (evil, b"evil")])
     assert_unpack_refuses(tmp_path, made, digest, "another content than listed")
@@ -341,5 +346,5 @@ def test_mechanism_directories_none_is_none(tmp_path: Path) -> None:
 
 def test_mechanism_directories_named_without_any_is_refused(tmp_path: Path) -> None:
     (tmp_path / "mod").mkdir()
-    with pytest.raises(ModelError, match="'mod' holds no .mod file"):
+    with pytest.raises(ModelError, match=r"'mod' holds no \.mod file"):
         mechanism_directories(tmp_path, EvaluatorSpec("a:b", mechanisms=("mod",)))

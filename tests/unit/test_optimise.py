@@ -11,10 +11,12 @@ from typing import Any
 import pytest
 from bluepyopt.deapext.optimisations import DEAPOptimisation
 
-from neurofleet.dispatch import FarmState
+from neurofleet import checkpoint
+from neurofleet.engine import host_cache
 from neurofleet.engines_for_model import EngineChoice
 from neurofleet.errors import RunDirectoryError
 from neurofleet.evolution import Settings, State
+from neurofleet.farm import FarmState
 from neurofleet.optimise import Request, Result, optimise
 from neurofleet.scoring import Progress
 from unit.support import CREATE, snapshot, write_model
@@ -167,8 +169,9 @@ def test_continue_a_copied_checkpoint_of_ours_elsewhere_goes_on(
 def test_checkpoint_of_another_models_is_refused_and_not_changed(
     model: Path, tmp_path: Path, go_on: bool
 ) -> None:
-    other = write_model(tmp_path / "other", "return [params[0], params[1]]")
-    run(other, "other run", 2, checkpoint=tmp_path / "cp.pkl")
+    state = upstream(model, tmp_path / "cp.pkl", 2)
+    identity = {"model": "f" * 64, "versions": host_cache.versions(), "settings": {}}
+    checkpoint.write(tmp_path / "cp.pkl", state, identity)
     before = snapshot(tmp_path)
     with pytest.raises(RunDirectoryError, match=r"not this run's: it is of model"):
         run(model, "run", checkpoint=tmp_path / "cp.pkl", go_on=go_on)

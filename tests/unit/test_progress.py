@@ -15,8 +15,8 @@ from pathlib import Path
 import deap.tools
 import pytest
 
-from neurofleet.dispatch import FarmState
 from neurofleet.evolution import State
+from neurofleet.farm import FarmState
 from neurofleet.progress import Watcher
 from neurofleet.scoring import Progress
 from unit.support import an_outcome

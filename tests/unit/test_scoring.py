@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from neurofleet.dispatch import Farm, Task
 from neurofleet.engine.outcome import Description, Outcome, Parameter
 from neurofleet.errors import WorkloadFailed
+from neurofleet.farm import Farm, Task
 from neurofleet.scoring import (
     COMPARED,
     FIRST_LIMIT_S,

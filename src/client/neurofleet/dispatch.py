@@ -13,16 +13,17 @@ import contextlib
 import heapq
 import itertools
 import logging
-import pkgutil
 import queue
 import threading
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
+from typing import Any
 
 from neurofleet.backends import EngineSource
 from neurofleet.errors import EnginesUnreachable, FleetError, TooFewEngines, WorkloadFailed
+from neurofleet.farm import ByName, FarmState, Preparation, Task
+from neurofleet.hub import known_tasks
 
 #: Tasks given to the scheduler per usable engine: one runs, one waits behind it.
 WINDOW = 2
@@ -40,128 +41,6 @@ MOST_FAILURES = 3
 MOST_LOSSES = 10
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class ByName:
-    """A function that travels as its name; ipyparallel by itself would send its code.
-
-    Attributes
-    ----------
-    name : str
-        ``module:function``, importable on the engine.
-    """
-
-    name: str
-
-    @classmethod
-    def of(cls, function: Callable[..., Any]) -> ByName:
-        """Return the name of a module's function."""
-        return cls(f"{function.__module__}:{function.__qualname__}")
-
-    def __call__(self, *args: Any) -> Any:
-        """Call the function; on the engine."""
-        return pkgutil.resolve_name(self.name)(*args)
-
-
-class Task(NamedTuple):
-    """One call of an importable function on some engine.
-
-    Attributes
-    ----------
-    key : object
-        Names the task to the caller; hashable, unique in a run.
-    function : callable
-        Importable on the engines.
-    args : tuple
-    weight : float
-        Heavier tasks start earlier.
-    """
-
-    key: Any
-    function: Callable[..., Any]
-    args: tuple[Any, ...]
-    weight: float = 0.0
-
-
-class FarmState(NamedTuple):
-    """What a person wants to know of a farm.
-
-    Attributes
-    ----------
-    engines : int
-        Engines that can be used now.
-    busy : int
-        Those that have a task.
-    waiting_since : float or None
-        Since when no engine can be used, by the monotonic clock [s].
-    registered : int
-        Engines that the controller knows, prepared or not.
-    """
-
-    engines: int
-    busy: int
-    waiting_since: float | None
-    registered: int = 0
-
-
-class Preparation(Protocol):
-    """What an engine has to do before it may have tasks."""
-
-    def request(self, answer: Any | None) -> tuple[Any, ...] | None:
-        """Return the next call ``(function, *args)`` for an engine, ``None`` when ready.
-
-        ``answer`` is what the previous call returned, ``None`` at first. A
-        ``FleetError`` that is raised leaves the engine out.
-        """
-
-
-class Farm(Protocol):
-    """Somewhere tasks are run."""
-
-    @property
-    def size(self) -> int:
-        """Number of engines that can be used now."""
-
-    def open(self) -> None:
-        """Make at least one engine ready."""
-
-    def run(self, tasks: Iterable[Task], on_result: Callable[[Task, Any], None]) -> None:
-        """Run all tasks; ``on_result`` is called in this thread as each one ends."""
-
-    def close(self) -> None:
-        """Let go of the engines."""
-
-
-class SerialFarm:
-    """The calling process, one task after the other.
-
-    Parameters
-    ----------
-    prepare : callable
-        Called once before the first task; raises ``FleetError`` if it cannot be.
-    release : callable
-        Called when the farm closes.
-    """
-
-    size = 1
-
-    def __init__(self, prepare: Callable[[], None], release: Callable[[], None]) -> None:
-        self._prepare = prepare
-        self._release = release
-
-    def open(self) -> None:
-        """Prepare this process."""
-        self._prepare()
-
-    def run(self, tasks: Iterable[Task], on_result: Callable[[Task, Any], None]) -> None:
-        """Run all tasks in the order given."""
-        for task in tasks:
-            on_result(task, task.function(*task.args))
-
-    def close(self) -> None:
-        """Release what was prepared."""
-        self._release()
 
 
 @dataclass
@@ -454,12 +333,9 @@ class EngineFarm:
 
     def _probe(self, client: Any) -> None:
         """Ask the hub, with a client of its own, which tasks it knows."""
-        import ipyparallel
-
         told: set[str] | None = None
         try:
-            with ipyparallel.Client(self._source.connection_file, timeout=PROBE_S) as fresh:
-                told = _known_tasks(fresh)
+            told = known_tasks(self._source.connection_file, PROBE_S)
         except Exception as error:
             logger.warning("the hub does not answer: %s", _first_line(error))
         self._events.put(("hub", None, (client, told)))
@@ -512,16 +388,6 @@ _LOST = frozenset(
         "TaskTimeout",
     }
 )
-
-
-def _known_tasks(client: Any) -> set[str]:
-    status = client.queue_status(verbose=True)
-    known: set[str] = set(status.get("unassigned", ()))
-    for engine_id, queues in status.items():
-        if isinstance(engine_id, int):
-            known.update(queues["tasks"])
-            known.update(queues["queue"])
-    return known
 
 
 def _remote_failure(error: BaseException) -> WorkloadFailed:

@@ -13,10 +13,11 @@ from neurofleet import __version__
 from neurofleet.backends import EngineSource
 from neurofleet.backends.local import LocalEngines, usable_cores
 from neurofleet.backends.profile import ProfileEngines
-from neurofleet.dispatch import EngineFarm, Farm, FarmState, SerialFarm
+from neurofleet.dispatch import EngineFarm
 from neurofleet.engine import host_cache, tasks
 from neurofleet.engine.outcome import Description
 from neurofleet.errors import FleetError, WorkloadFailed
+from neurofleet.farm import Farm, FarmState, SerialFarm
 from neurofleet.model import Bundle
 from neurofleet.rundir import write_whole
 
@@ -53,7 +54,7 @@ class ModelPreparation:
         self._versions = dict(versions)
 
     def request(self, answer: Any | None) -> tuple[Any, ...] | None:
-        """Return the next call for an engine; see ``dispatch.Preparation``."""
+        """Return the next call for an engine; see ``farm.Preparation``."""
         if answer is None:
             return (tasks.probe,)
         if isinstance(answer, FleetError):

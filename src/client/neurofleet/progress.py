@@ -14,8 +14,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from neurofleet.dispatch import FarmState
 from neurofleet.evolution import State
+from neurofleet.farm import FarmState
 from neurofleet.scoring import Progress
 
 #: Without a terminal, a line of progress at most so often [s].

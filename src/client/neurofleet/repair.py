@@ -122,9 +122,9 @@ def _salvage(content: bytes, new: sqlite3.Connection) -> tuple[int, int]:
         if all(isinstance(value, int | float) for value in row):
             _insert(new, "phase", row)
     for _, (name, value) in found.get(_NOTE, []):
-        context, _, rest = str(name).partition(":")
-        for number in now.get(int(context), []) if context.isdecimal() else []:
-            _insert(new, "note", [f"{number}:{rest}", value])
+        number, _, rest = str(name).partition(":")
+        for context in now.get(int(number), []) if number.isdecimal() else []:
+            _insert(new, "note", [f"{context}:{rest}", value])
     return kept, lost
 
 

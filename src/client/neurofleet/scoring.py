@@ -15,11 +15,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from neurofleet.dispatch import Farm, Task
 from neurofleet.engine import tasks
 from neurofleet.engine.host_cache import versions_stamp
 from neurofleet.engine.outcome import Description, Outcome
 from neurofleet.errors import RunDirectoryError, WorkloadFailed
+from neurofleet.farm import Farm, Task
 from neurofleet.rundir import write_whole
 from neurofleet.store import Phase, Store, pack_floats
 from neurofleet.units import Unit
@@ -157,7 +157,8 @@ class Scoring:
             else:
                 found[unit.name, individual] = outcome
         stored = len(found)
-        self.from_store += sum(key not in self._own for key in found)
+        if generation:  # what was only compared is counted when it is used
+            self.from_store += sum(key not in self._own for key in found)
         self._watch(Progress(generation, stored, len(wanted), self.simulated, None, ""))
         if not missing:
             return found

@@ -171,16 +171,6 @@ class Store:
             ).fetchall()
         return {unit: (mean, longest) for unit, mean, longest in rows}
 
-    def other_models(self) -> list[str]:
-        """Return the hashes of other models that have scores here."""
-        with self._told():
-            rows = self._db.execute(
-                "SELECT DISTINCT model FROM context JOIN score ON score.context = context.id"
-                " WHERE model != (SELECT model FROM context WHERE id = ?)",
-                (self._context,),
-            )
-            return [row[0] for row in rows]
-
     def add_phase(self, phase: Phase) -> None:
         """Keep a record of a stretch of evaluation."""
         with self._told():

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -24,7 +26,9 @@ def optimise_and_tell(
         click.echo(json.dumps(_plan(request), indent=2))
         return
     with Watcher(request.name, request.max_ngen, live=live) as watcher:
-        result = optimise(request, watcher)
+        # Libraries print (ipyparallel does of late results); stdout is for data only.
+        with contextlib.redirect_stdout(sys.stderr):
+            result = optimise(request, watcher)
         watcher.says(_summary(result))
         if result.report is not None:
             watcher.says(f"report: {result.report}")

@@ -1,0 +1,130 @@
+"""What a task farm is: tasks, somewhere to run them, and the simplest of such places."""
+
+from __future__ import annotations
+
+import pkgutil
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+
+@dataclass(frozen=True)
+class ByName:
+    """A function that travels as its name; ipyparallel by itself would send its code.
+
+    Attributes
+    ----------
+    name : str
+        ``module:function``, importable on the engine.
+    """
+
+    name: str
+
+    @classmethod
+    def of(cls, function: Callable[..., Any]) -> ByName:
+        """Return the name of a module's function."""
+        return cls(f"{function.__module__}:{function.__qualname__}")
+
+    def __call__(self, *args: Any) -> Any:
+        """Call the function; on the engine."""
+        return pkgutil.resolve_name(self.name)(*args)
+
+
+class Task(NamedTuple):
+    """One call of an importable function on some engine.
+
+    Attributes
+    ----------
+    key : object
+        Names the task to the caller; hashable, unique in a run.
+    function : callable
+        Importable on the engines.
+    args : tuple
+    weight : float
+        Heavier tasks start earlier.
+    """
+
+    key: Any
+    function: Callable[..., Any]
+    args: tuple[Any, ...]
+    weight: float = 0.0
+
+
+class FarmState(NamedTuple):
+    """What a person wants to know of a farm.
+
+    Attributes
+    ----------
+    engines : int
+        Engines that can be used now.
+    busy : int
+        Those that have a task.
+    waiting_since : float or None
+        Since when no engine can be used, by the monotonic clock [s].
+    registered : int
+        Engines that the controller knows, prepared or not.
+    """
+
+    engines: int
+    busy: int
+    waiting_since: float | None
+    registered: int = 0
+
+
+class Preparation(Protocol):
+    """What an engine has to do before it may have tasks."""
+
+    def request(self, answer: Any | None) -> tuple[Any, ...] | None:
+        """Return the next call ``(function, *args)`` for an engine, ``None`` when ready.
+
+        ``answer`` is what the previous call returned, ``None`` at first. A
+        ``FleetError`` that is raised leaves the engine out.
+        """
+
+
+class Farm(Protocol):
+    """Somewhere tasks are run."""
+
+    @property
+    def size(self) -> int:
+        """Number of engines that can be used now."""
+
+    def open(self) -> None:
+        """Make at least one engine ready."""
+
+    def run(self, tasks: Iterable[Task], on_result: Callable[[Task, Any], None]) -> None:
+        """Run all tasks; ``on_result`` is called in this thread as each one ends."""
+
+    def close(self) -> None:
+        """Let go of the engines."""
+
+
+class SerialFarm:
+    """The calling process, one task after the other.
+
+    Parameters
+    ----------
+    prepare : callable
+        Called once before the first task; raises ``FleetError`` if it cannot be.
+    release : callable
+        Called when the farm closes.
+    """
+
+    size = 1
+
+    def __init__(self, prepare: Callable[[], None], release: Callable[[], None]) -> None:
+        self._prepare = prepare
+        self._release = release
+
+    def open(self) -> None:
+        """Prepare this process."""
+        self._prepare()
+
+    def run(self, tasks: Iterable[Task], on_result: Callable[[Task, Any], None]) -> None:
+        """Run all tasks in the order given."""
+        for task in tasks:
+            on_result(task, task.function(*task.args))
+
+    def close(self) -> None:
+        """Release what was prepared."""
+        self._release()
