@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from neurofleet.cli.main import main
+from neurofleet.store import FILE
 from unit.support import MODELS, PURE_PYTHON, assert_refused, command, snapshot, write_model
 
 pytestmark = pytest.mark.timeout(120)
