@@ -19,9 +19,9 @@ from neurofleet.model import EvaluatorSpec, pack
 pytestmark = pytest.mark.timeout(120)
 
 
-def _is_outermost(process: psutil.Process) -> bool:
+def _is_an_engines(process: psutil.Process) -> bool:
     above = parent(process)
-    return above is None or "nrnivmodl" not in command(above)
+    return above is not None and "ipyparallel.engine" in command(above)
 
 
 class Compilations(threading.Thread):
@@ -36,7 +36,7 @@ class Compilations(threading.Thread):
     def run(self) -> None:
         while not self._over.is_set():
             running = [p for p in processes_with(self._mark) if "nrnivmodl" in command(p)]
-            self.seen |= {p.pid for p in running if _is_outermost(p)}
+            self.seen |= {p.pid for p in running if _is_an_engines(p)}
             time.sleep(0.01)
 
     def __enter__(self) -> Compilations:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import os
-import pickle
 import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from e2e.running import course, differences
 from neurofleet.workloads import l5pc
 
 #: A serial run of upstream's takes about 13 s an individual on one core.
@@ -26,29 +25,6 @@ def upstream_example(tmp_path_factory: pytest.TempPathFactory) -> Path:
     nrnivmodl = Path(sys.executable).parent / "nrnivmodl"
     subprocess.run([nrnivmodl, "mechanisms"], cwd=example, check=True, capture_output=True)
     return example
-
-
-def course(checkpoint: Path) -> dict[str, Any]:
-    """Everything in a checkpoint that an evolution decides, bit for bit."""
-    with checkpoint.open("rb") as file:
-        state = pickle.load(file)
-
-    def bits(individuals: Any) -> list[tuple[list[str], list[str]]]:
-        return [
-            ([float.hex(v) for v in one], [float(v).hex() for v in one.fitness.values])
-            for one in individuals
-        ]
-
-    return {
-        "generation": state["generation"],
-        "logbook": [{name: float(row[name]).hex() for name in row} for row in state["logbook"]],
-        "halloffame": bits(state["halloffame"]),
-        "population": bits(state["population"]),
-        "parents": bits(state["parents"]),
-        "every individual": bits(state["history"].genealogy_history.values()),
-        "generator": state["rndstate"],
-        "parameters": state["param_names"],
-    }
 
 
 def arguments(seed: int, offspring: int, generations: int) -> list[str]:
@@ -89,5 +65,4 @@ def test_l5pc_on_one_and_two_engines_gives_upstreams_bits(
     assert expected["generation"] == generations
     for engines in (1, 2):
         found = course(tmp_path / f"engines{engines}" / "check.pkl")
-        for what, value in expected.items():
-            assert found[what] == value, f"{what} differs on {engines} engine(s)"
+        assert differences(found, expected) == [], f"on {engines} engine(s)"

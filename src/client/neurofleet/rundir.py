@@ -151,7 +151,7 @@ def write_whole(path: Path, content: bytes) -> None:
 
 def this_machine() -> dict[str, Any]:
     """Return what a reader of the report wants to know of this machine."""
-    processor = platform.processor() or platform.machine()
+    processor = platform.machine()
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):

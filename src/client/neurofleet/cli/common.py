@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 import shlex
 import signal
@@ -13,6 +14,7 @@ from typing import Any, TypeVar
 
 import click
 
+from neurofleet import __version__
 from neurofleet.errors import FleetError, UsageError
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -40,6 +42,26 @@ CONTEXT = {
     # --max_ngen is upstream's spelling, --max-ngen everybody else's.
     "token_normalize_func": lambda token: token.replace("_", "-"),
 }
+
+
+def _print_versions(context: click.Context, _parameter: click.Parameter, wanted: bool) -> None:
+    """Print the versions that decide a score, and stop."""
+    if not wanted or context.resilient_parsing:
+        return
+    click.echo(f"neurofleet {__version__}")
+    for name in ("NEURON", "BluePyOpt", "eFEL", "ipyparallel"):
+        click.echo(f"{name} {importlib.metadata.version(name.lower())}")
+    context.exit()
+
+
+version_option = click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_print_versions,
+    help="Print the versions of neurofleet, NEURON, BluePyOpt, eFEL and ipyparallel.",
+)
 
 
 def run(command: click.Command, program: str) -> None:

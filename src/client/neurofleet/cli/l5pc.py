@@ -10,8 +10,15 @@ from pathlib import Path
 
 import click
 
-from neurofleet.cli.common import CONTEXT, engine_options, examples, run, run_options, typed
-from neurofleet.cli.main import version_option
+from neurofleet.cli.common import (
+    CONTEXT,
+    engine_options,
+    examples,
+    run,
+    run_options,
+    typed,
+    version_option,
+)
 from neurofleet.errors import UsageError
 
 logger = logging.getLogger()

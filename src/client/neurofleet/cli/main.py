@@ -8,31 +8,16 @@ from typing import Any
 
 import click
 
-from neurofleet import __version__
-from neurofleet.cli.common import CONTEXT, engine_options, examples, run, run_options, typed
-from neurofleet.errors import UsageError
-
-
-def print_versions(context: click.Context, _parameter: click.Parameter, wanted: bool) -> None:
-    """Print the versions that decide a score, and stop."""
-    if not wanted or context.resilient_parsing:
-        return
-    import importlib.metadata
-
-    click.echo(f"neurofleet {__version__}")
-    for name in ("NEURON", "BluePyOpt", "eFEL", "ipyparallel"):
-        click.echo(f"{name} {importlib.metadata.version(name.lower())}")
-    context.exit()
-
-
-version_option = click.option(
-    "--version",
-    is_flag=True,
-    is_eager=True,
-    expose_value=False,
-    callback=print_versions,
-    help="Print the versions of neurofleet, NEURON, BluePyOpt, eFEL and ipyparallel.",
+from neurofleet.cli.common import (
+    CONTEXT,
+    engine_options,
+    examples,
+    run,
+    run_options,
+    typed,
+    version_option,
 )
+from neurofleet.errors import UsageError
 
 
 @click.group(

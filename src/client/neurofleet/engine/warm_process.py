@@ -26,6 +26,15 @@ ONE_THREAD = dict.fromkeys(
 )
 
 
+def without_display() -> dict[str, str]:
+    """Return this environment for a process that simulates.
+
+    NEURON ends the process when DISPLAY names a screen that it cannot open.
+    """
+    kept = {name: value for name, value in os.environ.items() if name != "DISPLAY"}
+    return {**kept, **ONE_THREAD, "MPLBACKEND": "Agg"}
+
+
 class WarmProcess:
     """A process that has one model loaded.
 
@@ -61,7 +70,7 @@ class WarmProcess:
                     json.dumps(spec.as_json()),
                 ],
                 cwd=neutral,
-                env={**os.environ, **ONE_THREAD, "MPLBACKEND": "Agg"},
+                env=without_display(),
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=self._output,

@@ -26,6 +26,7 @@ import filelock
 from neurofleet.checkpoint import refuse_foreign_pickle
 from neurofleet.engine import host_cache
 from neurofleet.engine.host_cache import cache_directory
+from neurofleet.engine.warm_process import without_display
 from neurofleet.errors import UsageError, WorkloadFailed
 from neurofleet.model import EvaluatorSpec, pack
 
@@ -238,7 +239,7 @@ def draw(
         done = subprocess.run(
             [sys.executable, "-P", "-m", "neurofleet.workloads.l5pc_figures", json.dumps(job)],
             cwd=neutral,
-            env={**os.environ, "MPLBACKEND": "Agg"},
+            env=without_display(),
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,

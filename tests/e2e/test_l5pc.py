@@ -1,0 +1,93 @@
+"""``opt_l5pc`` as BluePyOpt's page shows it, and the options that are broken upstream."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import matplotlib.image
+import pytest
+
+from e2e.running import Bench, Finished, about, ipcluster, rows
+
+pytestmark = pytest.mark.timeout(600)
+
+LIMIT_S = 500.0
+#: A screen that is not there, as after a lost ``ssh -X``.
+NO_DISPLAY = {"DISPLAY": "localhost:99.0"}
+REQUIREMENTS = Path(__file__).parents[2] / "requirements"
+
+
+def opt_l5pc(bench: Bench, *options: str, env: dict[str, str] | None = None) -> Finished:
+    return bench.start("opt_l5pc", *options, env=env).ended(LIMIT_S)
+
+
+def test_command_of_bluepyopts_page_on_a_running_ipcluster_prints_its_lines(
+    bench: Bench, tmp_path: Path
+) -> None:
+    profile = {"IPYTHONDIR": str(tmp_path)}
+    with ipcluster(tmp_path, "default", 2, {"NEUROFLEET_CACHE": str(bench.cache)}) as engines:
+        before = engines.ids
+        done = opt_l5pc(
+            bench, "-vv", "--checkpoint", "check.pkl", "--offspring_size=2", "--max_ngen=2",
+            "--ipyparallel", "--start", env=profile,
+        )  # fmt: skip
+        assert engines.ids == before, "the cluster was not the run's to end"
+    assert done.code == 0, done.err
+    assert "DEBUG:root:Using ipyparallel with 2 engines\n" in done.out
+    assert "DEBUG:root:Doing start or continue\n" in done.out
+    assert len(re.findall(r"^DEBUG:root:Generation took 0:0\d:\d\d", done.out, re.M)) == 2
+    table = re.search(
+        r"^INFO:__main__:gen\s+nevals\s+avg.*\n1\s+2\s+4858.02.*\n2\s+2", done.out, re.M
+    )
+    assert table, done.out
+    assert (tmp_path / "check.pkl").exists()
+    run = tmp_path / "neurofleet-runs" / "l5pc-seed42-offspring2"
+    assert about(run)["engines"] == {"backend": "profile", "count": 2}
+    assert (run / "report.html").stat().st_size > 100_000
+    again = opt_l5pc(bench, "--checkpoint", "check.pkl", "--offspring_size=2", "--continu")
+    assert again.code == 0, again.err
+    assert again.counts == (0, 16, 0)
+
+
+def test_figures_and_compile_without_a_display_are_made(bench: Bench, tmp_path: Path) -> None:
+    run = opt_l5pc(
+        bench, "--start", "--offspring-size=1", "--max-ngen=1", "--checkpoint=c.pkl",
+        "--no-report", "--compile", env=NO_DISPLAY,
+    )  # fmt: skip
+    assert run.code == 0, run.err
+    assert run.out.startswith("compiled the mechanisms of model ")
+    done = opt_l5pc(bench, "--analyse", "--checkpoint=c.pkl", "--responses=r.pkl", env=NO_DISPLAY)
+    assert done.code == 0, done.err
+    assert (tmp_path / "r.pkl").exists()
+    assert opt_l5pc(bench, "--diversity=c.pkl", env=NO_DISPLAY).code == 0
+    names = {"release_responses", "release_objectives", "responses", "objectives", "evolution",
+             "diversity"}  # fmt: skip
+    figures = tmp_path / "figures"
+    assert {path.stem for path in figures.iterdir()} == {f"l5pc_{name}" for name in names}
+    for name in names:
+        assert (figures / f"l5pc_{name}.eps").read_bytes().startswith(b"%!PS-Adobe")
+        picture = matplotlib.image.imread(figures / f"l5pc_{name}.png")
+        assert picture.std() > 0.01, f"{name} is blank"
+
+
+def test_arbor_with_the_extra_installed_optimises(bench: Bench, tmp_path: Path) -> None:
+    extra = tmp_path / "extra"
+    subprocess.run(
+        [
+            sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check",
+            "--require-hashes", "--no-deps", "--target", str(extra),
+            "--requirement", str(REQUIREMENTS / "arbor.txt"),
+        ],
+        check=True,
+    )  # fmt: skip
+    done = opt_l5pc(
+        bench, "--sim=arb", "--start", "--offspring-size=1", "--max-ngen=1", "--no-report",
+        env={"PYTHONPATH": str(extra)},
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    units = rows(tmp_path / "neurofleet-runs" / "l5pc-arb-seed42-offspring1")
+    assert {row.unit for row in units} == {"whole", "bAP", "Step1", "Step2", "Step3"}
+    assert {row.status for row in units} == {"ok"}
