@@ -163,7 +163,7 @@ def this_machine() -> dict[str, Any]:
         "host": socket.gethostname(),
         "processor": processor,
         "cores": os.cpu_count(),
-        "system": platform.platform(),
+        "system": f"{platform.system()} {platform.release()}",
         "python": sys.version.split()[0],
         "neurofleet": __version__,
     }
