@@ -68,6 +68,8 @@ INHERITED_VARIABLES = (
 )
 #: Variables that name a bundle of certificate authorities.
 CA_VARIABLES = ("PIP_CERT", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
+#: A person's account on every machine, without any right.
+ACCOUNT = "user"
 CA_BUNDLE = "/etc/ssl/certs/ca-certificates.crt"
 LOCAL_CAS = Path("/usr/local/share/ca-certificates")
 
@@ -182,7 +184,7 @@ def up(fleet: Fleet) -> None:
         for name in missing:
             remove_machine(fleet.directory, name)
             make_machine(fleet, image, name)
-        write_known_hosts(fleet)
+        write_client_files(fleet)
         for name in fleet.machines:
             if boot(fleet, image, name) and name not in missing:
                 say(f"machine {name} booted")
@@ -246,6 +248,7 @@ def make_image(fleet: Fleet) -> Path:
     run("chroot", str(root), "update-ca-certificates")
     with (root / "etc/environment").open("a") as environment:
         environment.write(variables)
+    run("chroot", str(root), "useradd", "--create-home", "--shell", "/bin/bash", ACCOUNT)
     write(root / "etc/machine-id", "")
     for key in (root / "etc/ssh").glob("ssh_host_*"):
         key.unlink()  # each machine gets its own
@@ -384,12 +387,21 @@ def make_machine(fleet: Fleet, image: Path, name: str) -> None:
     )
     (upper / "etc/ssh").mkdir(parents=True, exist_ok=True)
     new_key(upper / "etc/ssh/ssh_host_ed25519_key", name)
-    (upper / "root").mkdir(mode=0o700)
-    (upper / "root/.ssh").mkdir(mode=0o700)
-    public = (fleet.directory / "ssh/id_ed25519.pub").read_text()
-    write(upper / "root/.ssh/authorized_keys", public)
+    let_in(image, upper, Path("root"), fleet.directory / "ssh/id_ed25519.pub")
+    let_in(image, upper, Path("home") / ACCOUNT, fleet.directory / "ssh/id_ed25519.pub")
     # Last: without it the machine is made anew.
     write(machine / "made", made_from(fleet, image, name))
+
+
+def let_in(image: Path, upper: Path, home: Path, public_key: Path) -> None:
+    """Let a key into the account with this home directory."""
+    owner = (image / home).stat()
+    for directory in (upper / home, upper / home / ".ssh"):
+        directory.mkdir(parents=True, exist_ok=True)
+        directory.chmod(0o700)
+        os.chown(directory, owner.st_uid, owner.st_gid)
+    write(upper / home / ".ssh/authorized_keys", public_key.read_text())
+    os.chown(upper / home / ".ssh/authorized_keys", owner.st_uid, owner.st_gid)
 
 
 def nameservers() -> str:
@@ -403,14 +415,22 @@ def nameservers() -> str:
     return ""
 
 
-def write_known_hosts(fleet: Fleet) -> None:
-    """Write the machines' keys down, so that no connection trusts on first use."""
-    lines = []
+def write_client_files(fleet: Fleet) -> None:
+    """Write down how to reach the machines, and their keys: none is trusted on first use."""
+    keys = fleet.directory / "ssh"
+    known, config = [], []
     for name, address in fleet.machines.items():
         upper = fleet.directory / "machines" / name / "upper"
         key = (upper / "etc/ssh/ssh_host_ed25519_key.pub").read_text()
-        lines.append(f"{address},{name} {' '.join(key.split()[:2])}\n")
-    write(fleet.directory / "ssh/known_hosts", "".join(lines))
+        known.append(f"{address},{name} {' '.join(key.split()[:2])}\n")
+        config.append(f"Host {name}\n  HostName {address}\n")
+    config.append(
+        f"Host *\n  User {ACCOUNT}\n  IdentityFile {keys / 'id_ed25519'}\n  IdentitiesOnly yes\n"
+        f"  UserKnownHostsFile {keys / 'known_hosts'}\n  StrictHostKeyChecking yes\n"
+        "  ConnectTimeout 5\n  ServerAliveInterval 5\n"
+    )
+    write(keys / "known_hosts", "".join(known))
+    write(keys / "config", "".join(config))
 
 
 def boot(fleet: Fleet, image: Path, name: str) -> bool:
@@ -450,11 +470,8 @@ def boot(fleet: Fleet, image: Path, name: str) -> bool:
 
 def wait_for(fleet: Fleet, name: str) -> None:
     """Wait until a machine has booted and lets us in."""
-    keys = fleet.directory / "ssh"
-    command = ["ssh", "-F", "none", "-i", str(keys / "id_ed25519"), "-o", "BatchMode=yes"]
-    command += ["-o", f"UserKnownHostsFile={keys / 'known_hosts'}", "-o", "ConnectTimeout=5"]
-    command += ["-o", "StrictHostKeyChecking=yes", "-o", "IdentitiesOnly=yes"]
-    command += [f"root@{fleet.machines[name]}", "systemctl", "is-system-running", "--wait"]
+    command = ["ssh", "-F", str(fleet.directory / "ssh/config"), "-o", "BatchMode=yes"]
+    command += [f"root@{name}", "systemctl", "is-system-running", "--wait"]
     log = fleet.root(name).parent / "console.log"
     until = time.monotonic() + BOOT_TIMEOUT_S
     while time.monotonic() < until:
