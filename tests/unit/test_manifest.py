@@ -22,7 +22,7 @@ GOOD: dict[str, Any] = {
         {"name": "w1", "hostname": "node1", "engines": 2},
         {"name": "w2", "hostname": "node2", "engines": 4},
     ],
-    "environment": "0123abcd",
+    "lock": "0123abcd",
 }
 
 

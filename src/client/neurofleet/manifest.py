@@ -50,8 +50,8 @@ class Manifest:
     client_file : Path
         The clients' connection file.
     workers : tuple of Worker
-    environment : str
-        Checksum of the environment (lock and client) that head and workers share.
+    lock : str
+        SHA-256 of the lock that head and workers share.
     """
 
     name: str
@@ -59,7 +59,7 @@ class Manifest:
     profile_dir: Path
     client_file: Path
     workers: tuple[Worker, ...]
-    environment: str
+    lock: str
 
     @property
     def engines(self) -> int:
@@ -112,7 +112,7 @@ def _manifest(content: dict[str, Any]) -> Manifest:
         profile_dir=Path(_text(content, "profile_dir")),
         client_file=Path(_text(content, "client_file")),
         workers=workers,
-        environment=_text(content, "environment"),
+        lock=_text(content, "lock"),
     )
 
 

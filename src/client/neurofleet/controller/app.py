@@ -120,6 +120,9 @@ def is_news(record: logging.LogRecord) -> bool:
         return False
     if text.startswith("client::client ") and text.endswith(("connected", "'connection_request'")):
         return False
+    # IPython wants the directory of the connection files to be the controller's alone.
+    if text.startswith("Could not set permissions on "):
+        return False
     # ipykernel 7 greets every subscriber, and ipyparallel's monitor does not expect it.
     return not ("without topic" in text and "iopub_welcome" in text)
 
