@@ -54,6 +54,8 @@ IMAGE_PACKAGES = (
     "systemd-sysv",
     "udev",
 )
+#: Changed by hand when `make_image` builds something else from the same settings.
+IMAGE_FORMAT = "1"
 #: Settings of this computer's environment that its machines need too, to reach the outside.
 INHERITED_VARIABLES = (
     "http_proxy",
@@ -73,7 +75,13 @@ ACCOUNT = "user"
 CA_BUNDLE = "/etc/ssl/certs/ca-certificates.crt"
 LOCAL_CAS = Path("/usr/local/share/ca-certificates")
 
+FORWARDING = Path("/proc/sys/net/ipv4/ip_forward")
+#: Which fleets on this computer need forwarding; forgotten with it at a reboot.
+FORWARDING_USERS = Path("/run/neurofleet-forwarding")
+
 BOOT_TIMEOUT_S = 90.0
+#: A process in the kernel cannot be killed until it returns [s].
+END_TIMEOUT_S = 30.0
 LOCK_TIMEOUT_S = 300.0
 #: Disk space that the image and each machine may take [bytes].
 IMAGE_SPACE, MACHINE_SPACE = 1_000_000_000, 2_500_000_000
@@ -215,7 +223,7 @@ def make_image(fleet: Fleet) -> Path:
     variables = inherited_environment()
     authorities = sorted(LOCAL_CAS.glob("*.crt")) if LOCAL_CAS.is_dir() else []
     # Anything that changes what is built changes the image's name.
-    parts = [Path(__file__).read_text(), sources, options, variables]
+    parts = [IMAGE_FORMAT, *IMAGE_PACKAGES, sources, options, variables]
     parts += [path.read_text() for path in authorities]
     digest = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:12]
     image = fleet.cache / f"{fleet.release}-{digest}"
@@ -256,6 +264,10 @@ def make_image(fleet: Fleet) -> Path:
     run("systemctl", f"--root={root}", "mask", "console-getty.service", "systemd-firstboot.service")
     root.rename(image)
     remove_tree(building)
+    mounts = Path("/proc/self/mounts").read_text()
+    for other in fleet.cache.glob(f"{fleet.release}-*"):
+        if other != image and f"lowerdir={other}," not in mounts:
+            remove_tree(other)
     say(f"image of Debian {fleet.release} built in {image}")
     return image
 
@@ -320,13 +332,7 @@ def make_network(fleet: Fleet) -> None:
         run("ip", "addr", "replace", str(fleet.network), "dev", fleet.bridge)
     run("ip", "link", "set", fleet.bridge, "up")
 
-    forwarding = Path("/proc/sys/net/ipv4/ip_forward")
-    before = fleet.directory / "ip_forward.before"
-    if not before.exists():
-        write(before, forwarding.read_text())
-    if forwarding.read_text().strip() != "1":
-        forwarding.write_text("1")
-        say("IPv4 forwarding switched on")
+    forward(fleet.bridge)
 
     table = f"inet {fleet.bridge}"
     if subprocess.run(["nft", "list", "table", *table.split()], capture_output=True).returncode:
@@ -345,6 +351,27 @@ def make_network(fleet: Fleet) -> None:
             }}"""
         run("nft", "-f", "-", stdin=rules)
         say(f"nftables table {table} made")
+
+
+def forward(bridge: str) -> None:
+    """Switch IPv4 forwarding on, and remember for whom and what it was."""
+    FORWARDING_USERS.mkdir(parents=True, exist_ok=True)
+    before = FORWARDING_USERS / ".before"
+    if not before.exists():
+        write(before, FORWARDING.read_text())
+    (FORWARDING_USERS / bridge).touch()
+    if FORWARDING.read_text().strip() != "1":
+        FORWARDING.write_text("1")
+        say("IPv4 forwarding switched on")
+
+
+def forward_no_longer(bridge: str) -> None:
+    """Put forwarding back to what it was, unless another fleet on this computer needs it."""
+    (FORWARDING_USERS / bridge).unlink(missing_ok=True)
+    before = FORWARDING_USERS / ".before"
+    if before.exists() and [*FORWARDING_USERS.iterdir()] == [before]:
+        FORWARDING.write_text(before.read_text())
+        remove_tree(FORWARDING_USERS)
 
 
 def make_key(fleet: Fleet) -> None:
@@ -445,9 +472,9 @@ def boot(fleet: Fleet, image: Path, name: str) -> bool:
         f"lowerdir={image},upperdir={machine / 'upper'},workdir={machine / 'work'}",
     )
     # A cgroup of its own: machines that share one would share their services' too.
-    hierarchy = Path("/sys/fs/cgroup/unified")
-    cgroup = (hierarchy if hierarchy.is_dir() else hierarchy.parent) / fleet.bridge / name
-    cgroup.mkdir(parents=True, exist_ok=True)
+    cgroup = cgroup_of(fleet.bridge) / name
+    end_cgroup(cgroup)
+    cgroup.mkdir(parents=True)
     nspawn = ["systemd-nspawn", "--quiet", "--boot", "--register=no", "--keep-unit"]
     nspawn += [f"--directory={root}", f"--machine={fleet.bridge}-{name}", f"--hostname={name}"]
     nspawn += [f"--network-bridge={fleet.bridge}", "--resolv-conf=off", "--timezone=off"]
@@ -504,53 +531,64 @@ def down(directory: Path) -> None:
                 timeout=10,
                 check=False,
             )
+        bridge = read(directory / "bridge").strip()
+        if bridge:
+            end_cgroup(cgroup_of(bridge))
         for name in existing(directory):
             remove_machine(directory, name)
             say(f"machine {name} removed")
-        bridge = read(directory / "bridge").strip()
         if bridge:
             remove_network(bridge)
-        before = directory / "ip_forward.before"
-        if before.exists():
-            Path("/proc/sys/net/ipv4/ip_forward").write_text(before.read_text().strip())
         remove_tree(directory)
         say(f"{directory} removed")
 
 
 def remove_network(bridge: str) -> None:
-    """Remove bridge, rules and cgroups."""
+    """Remove bridge and rules; put forwarding back."""
     if shutil.which("nft"):
         subprocess.run(["nft", "delete", "table", "inet", bridge], capture_output=True, check=False)
-    subprocess.run(["ip", "link", "delete", bridge], capture_output=True, check=False)
-    for hierarchy in {path.parent for path in Path("/sys/fs/cgroup").glob(f"**/{bridge}")}:
-        remove_cgroups(hierarchy / bridge)
+    # The kernel removes the links of a machine that was killed, but takes its time.
+    listed = subprocess.run(
+        ["ip", "-json", "link", "show", "master", bridge], capture_output=True, check=False
+    ).stdout
+    for link in [*(port["ifname"] for port in json.loads(listed or "[]")), bridge]:
+        subprocess.run(["ip", "link", "delete", link], capture_output=True, check=False)
+    forward_no_longer(bridge)
     say(f"bridge {bridge} removed")
 
 
 def remove_machine(directory: Path, name: str) -> None:
-    """End a machine at once, and remove it."""
+    """End a machine at once, as if its power failed, and remove it."""
     machine = directory / "machines" / name
+    bridge = read(directory / "bridge").strip()
+    end_cgroup(cgroup_of(bridge) / name)
     for pid in supervisors(machine / "root"):
-        try:
-            os.kill(pid, signal.SIGKILL)  # the machine's init dies with it
-        except ProcessLookupError:
-            continue
-    until = time.monotonic() + 20
-    while supervisors(machine / "root") and time.monotonic() < until:
-        time.sleep(0.05)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
     unmount(machine / "root")
     remove_tree(machine)
 
 
-def remove_cgroups(top: Path) -> None:
-    """Remove a tree of empty cgroups."""
-    until = time.monotonic() + 10
-    while top.exists() and time.monotonic() < until:
+def cgroup_of(bridge: str) -> Path:
+    """Return the cgroup of a fleet's machines."""
+    hybrid = Path("/sys/fs/cgroup/unified")
+    return (hybrid if hybrid.is_dir() else hybrid.parent) / bridge
+
+
+def end_cgroup(top: Path) -> None:
+    """Kill every process in a tree of cgroups, and remove the tree."""
+    if not top.is_dir():
+        return
+    until = time.monotonic() + END_TIMEOUT_S
+    while top.exists():
         for path, _, _ in os.walk(top, topdown=False):
-            try:
+            # Busy until its last process has ended.
+            with contextlib.suppress(OSError):
+                (Path(path) / "cgroup.kill").write_text("1")
                 Path(path).rmdir()
-            except OSError:
-                time.sleep(0.05)  # its last process is still ending
+        if time.monotonic() > until:
+            fail(f"processes in {top} do not end. See ps; a reboot of this computer ends them.")
+        time.sleep(0.02)
 
 
 # --- Small things -------------------------------------------------------------------------
