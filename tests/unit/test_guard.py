@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -107,3 +109,27 @@ def test_is_news_routine_questions_are_left_out(
 ) -> None:
     record = logging.LogRecord("ipcontroller", logging.INFO, "f", 1, message, args, None)
     assert app.is_news(record) is news
+
+
+def test_say_goodbye_killed_engine_is_unregistered_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connection = {
+        "interface": "tcp://192.0.2.1",
+        "registration": 24100,
+        "key": "k",
+        "signature_scheme": "hmac-sha256",
+    }
+    (tmp_path / "engine.json").write_text(json.dumps(connection))
+    monkeypatch.setenv("RUNTIME_DIRECTORY", str(tmp_path))
+    monkeypatch.setenv("INVOCATION_ID", "abc")
+    told: list[tuple[str, int]] = []
+    monkeypatch.setattr(
+        guard, "unregister_engine", lambda hub, engine: told.append((hub.url, engine))
+    )
+    note = tmp_path / "neurofleet-engine-abc.json"
+    note.write_text(json.dumps({"engine": 5, "file": str(tmp_path / "engine.json")}))
+    guard.say_goodbye()
+    guard.say_goodbye()
+    assert told == [("tcp://192.0.2.1:24100", 5)]
+    assert not note.exists()

@@ -6,18 +6,24 @@ when the hub has said three times that it does not know this engine the process 
 exit code 75 (a temporary failure), to be started anew by systemd. No answer is not a no:
 a hub that is gone is the heartbeat's business.
 
-Started inside the engine by ``IPEngine.startup_command``.
+Started inside the engine by ``IPEngine.startup_command``. An engine that was killed is
+not able to tell the hub; systemd then runs, in its place,
+
+    python -m neurofleet.engine.guard
+
+so that its work is given to others at once, not when its heartbeat has been missed.
 """
 
 from __future__ import annotations
 
 import atexit
 import contextlib
+import json
 import os
-import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from neurofleet.hub import HubAddress, registered_engines, unregister_engine
@@ -27,6 +33,8 @@ ASK_EVERY_S = 8.0
 AGAIN_S = 1.0
 #: So many noes in a row, and the engine leaves.
 NOES = 3
+#: What ipykernel, through which output goes, needs to write the last line [s].
+ECHO_S = 0.5
 #: Exit code of an engine that leaves (sysexits: temporary failure).
 FORGOTTEN = 75
 
@@ -39,14 +47,15 @@ def start() -> None:
     address = HubAddress.from_connection(engine.connection_info)
 
     def leave() -> None:
-        print(
-            f"the hub does not know engine {engine.id} any more: leaving, to be started anew",
-            file=sys.__stderr__,
-            flush=True,
-        )
+        engine.log.critical("the hub does not know this engine: leaving, to be started anew")
+        note.unlink(missing_ok=True)
+        time.sleep(ECHO_S)
         os._exit(FORGOTTEN)
 
-    atexit.register(_say_goodbye, address, engine.id)
+    note = _note()
+    with contextlib.suppress(OSError):  # then only a killed engine is noticed later
+        note.write_text(json.dumps({"engine": engine.id, "file": engine.url_file}))
+    atexit.register(say_goodbye)
     threading.Thread(
         target=watch,
         args=(engine.ident, lambda: registered_engines(address), leave),
@@ -81,7 +90,25 @@ def watch(
     leave()
 
 
-def _say_goodbye(address: HubAddress, engine: int) -> None:
+def say_goodbye() -> None:
+    """Tell the hub that this service's engine has ended, unless that has been done."""
+    note = _note()
     # The nanny would, but systemd ends it as soon as the engine has ended.
     with contextlib.suppress(Exception):
-        unregister_engine(address, engine)
+        left = json.loads(note.read_text())
+        note.unlink()
+        unregister_engine(HubAddress.from_file(Path(left["file"])), left["engine"])
+
+
+def _note() -> Path:
+    """Return where the engine's number is written down while it runs."""
+    return Path(os.environ.get("RUNTIME_DIRECTORY", ".")) / f"neurofleet-engine-{_service()}.json"
+
+
+def _service() -> str:
+    # The same for the engine and for what systemd runs after it.
+    return os.environ.get("INVOCATION_ID") or str(os.getpid())
+
+
+if __name__ == "__main__":
+    say_goodbye()
