@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from neurofleet import __version__
+from neurofleet import __version__, manifest
 from neurofleet.backends import EngineSource
 from neurofleet.backends.local import LocalEngines, usable_cores
 from neurofleet.backends.profile import ProfileEngines
@@ -30,12 +30,12 @@ class EngineChoice:
     ----------
     backend : str
         ``serial`` (none: this process), ``local`` (this machine's cores), ``profile``
-        (a running controller), ``auto`` (a running controller of the profile if there
-        is one, else this machine's cores).
+        (a running controller), ``auto`` (the fleet if this machine is a head, else a
+        running controller of the profile if there is one, else this machine's cores).
     count : int or None
         Local engines to start; ``None`` is one per usable core.
     profile : str or None
-        IPython profile; ``None`` is the default one.
+        IPython profile; ``None`` is the fleet's, or the default one.
     timeout_s : float
         How long to wait while no engine can be used [s].
     """
@@ -140,8 +140,11 @@ def _source(choice: EngineChoice, logs: Path) -> tuple[EngineSource, str]:
     local = LocalEngines(usable_cores() if choice.count is None else choice.count, logs)
     if choice.backend == "local":
         return local, "local"
-    profile = ProfileEngines(choice.profile)
-    if choice.backend == "profile" or choice.profile is not None or profile.answers():
+    fleet = manifest.read()
+    profile = ProfileEngines(choice.profile, fleet)
+    named = choice.backend == "profile" or choice.profile is not None
+    # On a fleet's head people mean the fleet: its controller being down is an error.
+    if named or fleet is not None or profile.answers():
         return profile, "profile"
     return local, "local"
 

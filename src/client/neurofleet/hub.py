@@ -1,6 +1,100 @@
-"""Ask an ipyparallel hub, apart from the client that works."""
+"""What only the hub knows: which engines are registered, which tasks it has.
+
+Where possible it is asked in a message, without a client: an ``ipyparallel.Client`` opens six connections and a thread; engines and the controller's
+watch ask every few seconds, and engines can reach the registration port only.
+"""
 
 from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+#: How long the hub has to answer [s].
+ANSWER_TIMEOUT_S = 5.0
+
+
+@dataclass(frozen=True)
+class HubAddress:
+    """Where the hub listens and how it is spoken to.
+
+    Attributes
+    ----------
+    url : str
+        Of the registration port, which clients and engines share.
+    server_key : bytes
+        The hub's CURVE public key; empty without CURVE.
+    session_key : bytes
+        Signs messages.
+    scheme : str
+        How they are signed.
+    """
+
+    url: str
+    server_key: bytes
+    session_key: bytes
+    scheme: str
+
+    @classmethod
+    def from_connection(cls, info: Mapping[str, Any]) -> HubAddress:
+        """Take what is needed from a connection file's content."""
+        return cls(
+            url=f"{info['interface']}:{info['registration']}",
+            server_key=(info.get("curve_serverkey") or "").encode(),
+            session_key=info["key"].encode(),
+            scheme=info["signature_scheme"],
+        )
+
+    @classmethod
+    def from_file(cls, path: Path) -> HubAddress:
+        """Read a connection file."""
+        return cls.from_connection(json.loads(path.read_text()))
+
+
+def registered_engines(
+    address: HubAddress, timeout_s: float = ANSWER_TIMEOUT_S
+) -> Mapping[int, str] | None:
+    """Return the registered engines' numbers and names, ``None`` if the hub does not answer.
+
+    Every question has a connection of its own: one that was open when the hub's machine
+    lost its power would stay silent for as long as TCP is patient.
+    """
+    import zmq
+
+    with _connection(address) as (socket, session):
+        session.send(socket, "connection_request")
+        if not socket.poll(int(timeout_s * 1000), zmq.POLLIN):
+            return None
+        _, reply = session.recv(socket)
+    engines = (reply or {}).get("content", {}).get("engines")
+    return None if engines is None else {int(number): name for number, name in engines.items()}
+
+
+def unregister_engine(address: HubAddress, engine: int, linger_s: float = 2.0) -> None:
+    """Tell the hub that an engine is gone, so that its work is given to others at once."""
+    with _connection(address, linger_s) as (socket, session):
+        session.send(socket, "unregistration_request", content={"id": engine})
+
+
+@contextlib.contextmanager
+def _connection(address: HubAddress, linger_s: float = 0.0) -> Iterator[tuple[Any, Any]]:
+    import zmq
+    from jupyter_client.session import Session
+
+    session = Session(
+        packer="json", unpacker="json", key=address.session_key, signature_scheme=address.scheme
+    )
+    # Leaving the context waits until what was sent has gone, linger_s at most.
+    with zmq.Context() as context, context.socket(zmq.DEALER) as socket:
+        socket.linger = int(linger_s * 1000)
+        if address.server_key:
+            socket.curve_publickey, socket.curve_secretkey = zmq.curve_keypair()
+            socket.curve_serverkey = address.server_key
+        socket.connect(address.url)
+        yield socket, session
 
 
 def known_tasks(connection_file: str, timeout_s: float) -> set[str]:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from neurofleet.errors import EnginesUnreachable
+from neurofleet.manifest import Manifest
 
 #: How long the controller has to answer [s].
 HUB_TIMEOUT_S = 10
@@ -17,12 +18,17 @@ class ProfileEngines:
     Parameters
     ----------
     profile : str or None
-        The profile's name; ``None`` is IPython's default profile.
+        The profile's name; ``None`` is the fleet's, else IPython's default profile.
+    fleet : Manifest or None
+        The fleet that this machine is the head of.
     """
 
-    def __init__(self, profile: str | None) -> None:
+    def __init__(self, profile: str | None, fleet: Manifest | None = None) -> None:
         self._profile = profile
+        self._fleet = fleet if fleet and profile in (None, fleet.profile) else None
         self.name = f"profile {profile or 'default'}"
+        if self._fleet:
+            self.name = f"fleet {self._fleet.name}"
         self.connection_file = ""
         self.expected = 1
 
@@ -40,14 +46,30 @@ class ProfileEngines:
         import ipyparallel
 
         try:
-            self.connection_file = _connection_file(self._profile)
+            if self._fleet:
+                self.connection_file = _readable(self._fleet.client_file)
+            else:
+                self.connection_file = _connection_file(self._profile)
             return ipyparallel.Client(self.connection_file, timeout=HUB_TIMEOUT_S)
         except (OSError, TimeoutError, ValueError) as error:
+            whose = f"the {self.name}" if self._fleet else f"the IPython {self.name}"
             raise EnginesUnreachable(
-                f"no controller answers for the IPython {self.name} ({_first_line(error)})",
-                remedy="Start one (ipcluster start), name another with IPYTHON_PROFILE,"
-                " or use --backend local",
+                f"no controller answers for {whose} ({_first_line(error)})",
+                remedy=self._remedy(error),
             ) from error
+
+    def _remedy(self, error: BaseException) -> str:
+        if self._fleet is None:
+            return (
+                "Start one (ipcluster start), name another with IPYTHON_PROFILE,"
+                " or use --backend local"
+            )
+        if isinstance(error, PermissionError):
+            return (
+                "Have your account added to the fleet's group (fleet_members in the inventory)"
+                " and log in again, or use --backend local"
+            )
+        return "See systemctl status ipcontroller on this machine, or use --backend local"
 
     def tend(self, _engines: int) -> bool:
         """Leave the engines to who started them."""
@@ -55,6 +77,12 @@ class ProfileEngines:
 
     def close(self) -> None:
         """Leave everything running."""
+
+
+def _readable(path: Path) -> str:
+    """Return the path of a file that this person may read."""
+    path.open("rb").close()
+    return str(path)
 
 
 def _connection_file(profile: str | None) -> str:

@@ -99,7 +99,8 @@ def cli() -> None:
     default="auto",
     show_default=True,
     help="serial: this process; local: this machine's cores; profile: a running"
-    " controller; auto: a running controller of the profile, else local.",
+    " controller; auto: this head's fleet, else a running controller of the profile,"
+    " else local.",
 )
 @click.option(
     "--checkpoint",

@@ -1,0 +1,1 @@
+"""What runs on the head besides ipyparallel: connection files, the controller's watch."""
