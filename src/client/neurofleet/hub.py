@@ -1,7 +1,8 @@
 """What only the hub knows: which engines are registered, which tasks it has.
 
-Where possible it is asked in a message, without a client: an ``ipyparallel.Client`` opens six connections and a thread; engines and the controller's
-watch ask every few seconds, and engines can reach the registration port only.
+Where possible it is asked in a message, without a client: an ``ipyparallel.Client`` opens
+six connections and a thread; engines and the controller's watch ask every few seconds,
+and engines can reach the registration port only.
 """
 
 from __future__ import annotations

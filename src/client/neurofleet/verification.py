@@ -16,10 +16,10 @@ from typing import Any
 
 from neurofleet import manifest
 from neurofleet.backends.profile import ProfileEngines
-from neurofleet.dispatch import ByName
 from neurofleet.engine import host_cache, tasks
 from neurofleet.engine.outcome import Description, Outcome
 from neurofleet.errors import FleetError, TooFewEngines, UsageError, WorkloadFailed
+from neurofleet.farm import ByName
 from neurofleet.manifest import Manifest
 from neurofleet.model import Bundle, EvaluatorSpec, pack
 
