@@ -26,6 +26,9 @@ check: ## the linters
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+	scripts/environment $(VENV)-control control
+	$(VENV)-control/bin/ansible-lint
+	$(VENV)-control/bin/yamllint --strict .
 
 bench: ## print the table of docs/benchmarks.md
 	scripts/environment $(VENV) test
