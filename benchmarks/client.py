@@ -1,7 +1,7 @@
 """Measure the client against upstream and print the table of docs/benchmarks.md.
 
 Every figure is a ratio or a count, and both sides of a ratio are measured in this one
-run, one after the other, with nothing else to do for the machine. Takes about 20 minutes
+run, one after the other, with nothing else to do for the machine. Takes about ten minutes
 on two cores; ``--quick`` leaves out the serial comparison, which is most of it.
 """
 
