@@ -21,7 +21,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from neurofleet.backends import EngineSource
-from neurofleet.errors import EnginesUnreachable, FleetError, TooFewEngines, WorkloadFailed
+from neurofleet.errors import (
+    EnginesUnreachable,
+    FleetError,
+    TooFewEngines,
+    WorkloadFailed,
+    first_line,
+)
 from neurofleet.farm import ByName, FarmState, Preparation, Task
 from neurofleet.hub import known_tasks
 
@@ -299,7 +305,7 @@ class EngineFarm:
                 remedy="Look at the engines' logs, then run the same command again;"
                 " what was scored is kept",
             )
-        logger.info("resubmitting %s: %s", task.key, _first_line(error))
+        logger.info("resubmitting %s: %s", task.key, first_line(error))
         self._enqueue(run, task, float("inf"))
 
     def _keep_what_arrived(self, run: _Run, on_result: Callable[[Task, Any], None]) -> None:
@@ -337,7 +343,7 @@ class EngineFarm:
         try:
             told = known_tasks(self._source.connection_file, PROBE_S)
         except Exception as error:
-            logger.warning("the hub does not answer: %s", _first_line(error))
+            logger.warning("the hub does not answer: %s", first_line(error))
         self._events.put(("hub", None, (client, told)))
 
     def _hub_told(self, run: _Run, told: tuple[Any, set[str] | None]) -> None:
@@ -393,7 +399,3 @@ _LOST = frozenset(
 def _remote_failure(error: BaseException) -> WorkloadFailed:
     name, value = getattr(error, "ename", type(error).__name__), getattr(error, "evalue", error)
     return WorkloadFailed(f"an engine says {name}: {value}", remedy="See the engine's log")
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -78,3 +78,8 @@ class Interrupted(FleetError):
     """A person or a time limit ended the run; what was scored is kept."""
 
     exit_code = 130
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of what another library's error says, or its name."""
+    return (str(error).splitlines() or [type(error).__name__])[0]

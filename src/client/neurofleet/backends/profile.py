@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from neurofleet.errors import EnginesUnreachable
+from neurofleet.errors import EnginesUnreachable, first_line
 from neurofleet.manifest import Manifest
 
 #: How long the controller has to answer [s].
@@ -54,7 +54,7 @@ class ProfileEngines:
         except (OSError, TimeoutError, ValueError) as error:
             whose = f"the {self.name}" if self._fleet else f"the IPython {self.name}"
             raise EnginesUnreachable(
-                f"no controller answers for {whose} ({_first_line(error)})",
+                f"no controller answers for {whose} ({first_line(error)})",
                 remedy=self._remedy(error),
             ) from error
 
@@ -98,7 +98,3 @@ def _connection_file(profile: str | None) -> str:
     if not path.exists():
         raise FileNotFoundError(f"there is no {path}")
     return str(path)
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
