@@ -79,6 +79,17 @@ FORWARDING = Path("/proc/sys/net/ipv4/ip_forward")
 #: Which fleets on this computer need forwarding; forgotten with it at a reboot.
 FORWARDING_USERS = Path("/run/neurofleet-forwarding")
 
+#: Runs systemd-nspawn ("$@") in the cgroup "$0", and again when the machine reboots from inside,
+#: which systemd-nspawn reports with this status. Itself beside it: a cgroup that has controllers
+#: must not have both processes and children.
+KEEPER = """
+echo $$ > "$0/keeper/cgroup.procs"
+while :; do
+  (read -r pid rest < /proc/self/stat; echo "$pid" > "$0/cgroup.procs"; exec "$@")
+  [ $? = 133 ] || exit
+done
+"""
+
 BOOT_TIMEOUT_S = 90.0
 #: A process in the kernel cannot be killed until it returns [s].
 END_TIMEOUT_S = 30.0
@@ -212,7 +223,9 @@ def install_packages() -> None:
         fail(f"this computer lacks {', '.join(missing)}, and has no apt-get. Install them.")
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
     run("apt-get", "update", "-qq", env=environment)
-    run("apt-get", "install", "-qq", "-y", "--no-install-recommends", *missing, env=environment)
+    # Another apt may be at work [s].
+    install = ["apt-get", "install", "-qq", "-y", "-o", "DPkg::Lock::Timeout=120"]
+    run(*install, "--no-install-recommends", *missing, env=environment)
     say(f"packages installed: {' '.join(missing)}")
 
 
@@ -474,14 +487,14 @@ def boot(fleet: Fleet, image: Path, name: str) -> bool:
     # A cgroup of its own: machines that share one would share their services' too.
     cgroup = cgroup_of(fleet.bridge) / name
     end_cgroup(cgroup)
-    cgroup.mkdir(parents=True)
+    (cgroup / "keeper").mkdir(parents=True)
     nspawn = ["systemd-nspawn", "--quiet", "--boot", "--register=no", "--keep-unit"]
     nspawn += [f"--directory={root}", f"--machine={fleet.bridge}-{name}", f"--hostname={name}"]
     nspawn += [f"--network-bridge={fleet.bridge}", "--resolv-conf=off", "--timezone=off"]
     nspawn += ["--console=pipe", "--link-journal=no", "--kill-signal=SIGRTMIN+3"]
     with (machine / "console.log").open("ab") as log:
         subprocess.Popen(
-            ["sh", "-c", 'echo $$ > "$0"; exec "$@"', str(cgroup / "cgroup.procs"), *nspawn],
+            ["sh", "-c", KEEPER, str(cgroup), *nspawn],
             env={
                 "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
                 "SYSTEMD_NSPAWN_UNIFIED_HIERARCHY": "1",
@@ -601,7 +614,7 @@ def existing(directory: Path) -> list[str]:
 
 
 def supervisors(root: Path) -> list[int]:
-    """Return the processes that run the machine with this root."""
+    """Return the processes that run the machine with this root, and boot it again."""
     wanted = f"--directory={root}".encode()
     found = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
@@ -609,7 +622,7 @@ def supervisors(root: Path) -> list[int]:
             words = path.read_bytes().split(b"\0")
         except OSError:
             continue
-        if words[0].endswith(b"systemd-nspawn") and wanted in words:
+        if wanted in words:
             found.append(int(path.parent.name))
     return found
 
