@@ -124,6 +124,10 @@ class Client:
     def running(self) -> bool:
         return self.process.poll() is None
 
+    def said(self) -> str:
+        """Return what it has printed so far."""
+        return self._out.read_text(errors="replace")
+
     def signal(self, number: signal.Signals, *, group: bool = False) -> None:
         """Send a signal; a terminal's Ctrl-C goes to the whole group."""
         (os.killpg if group else os.kill)(self.pid, number)
