@@ -2,10 +2,11 @@
 
 VENV := .venv
 BIN := $(VENV)/bin
+CONTROL := .venv-control
 COMPILE := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
   --no-emit-index-url --custom-compile-command "make locks"
 
-.PHONY: demo fleet fleet-down test check bench locks clean
+.PHONY: demo fleet fleet-down test check bench locks variables clean
 
 demo: ## optimise L5PC on this machine's cores: 4 individuals, 2 generations, seed 42
 	scripts/environment $(VENV) fleet
@@ -19,6 +20,7 @@ fleet-down: ## end and remove them
 
 test: check ## all linters, all tests
 	scripts/test-machine
+	scripts/molecule
 	$(BIN)/pytest
 
 check: ## the linters
@@ -26,13 +28,16 @@ check: ## the linters
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
-	scripts/environment $(VENV)-control control
-	$(VENV)-control/bin/ansible-lint
-	$(VENV)-control/bin/yamllint --strict .
+	scripts/environment $(CONTROL) control
+	$(CONTROL)/bin/ansible-lint
+	$(CONTROL)/bin/yamllint --strict .
+	$(CONTROL)/bin/python scripts/variables --check
 
-bench: ## print the table of docs/benchmarks.md
+bench: ## print the tables of docs/benchmarks.md; those of fleets take root
 	scripts/environment $(VENV) test
+	scripts/environment $(CONTROL) control
 	$(BIN)/python benchmarks/client.py
+	$(BIN)/python benchmarks/fleet.py
 
 locks: ## resolve all versions anew (needs uv)
 	$(COMPILE) -o requirements/fleet.txt pyproject.toml
@@ -41,5 +46,9 @@ locks: ## resolve all versions anew (needs uv)
 	$(COMPILE) -o requirements/control.txt requirements/control.in
 	$(COMPILE) -o requirements/uv.txt requirements/uv.in
 
-clean: ## remove the environment (runs and caches stay)
-	rm -rf $(VENV)
+variables: ## write docs/variables.md from the roles
+	scripts/environment $(CONTROL) control
+	$(CONTROL)/bin/python scripts/variables
+
+clean: ## remove the environments (runs and caches stay)
+	rm -rf $(VENV) $(CONTROL)
