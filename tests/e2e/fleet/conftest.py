@@ -23,6 +23,8 @@ class Made(NamedTuple):
     """The fleet, and what `make fleet` said when it made it."""
 
     fleet: Fleet
+    #: What `--check` said while the machines were bare; nothing when the fleet was kept.
+    checked: Finished | None
     said: Finished
 
 
@@ -35,12 +37,15 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Made]:
     if os.environ.get("NEUROFLEET_TEST_FLEET") == "keep":
         said = booted.make("fleet", log / "made")
         assert said.code == 0, said.out + said.err
-        yield Made(Fleet(log), said)
+        yield Made(Fleet(log), None, said)
         return
     if booted.MACHINES.exists():
         pytest.fail("a fleet is up on this computer; end it first with: make fleet-down")
     before = booted.host_state()
     try:
+        booted_only = booted.playbook("playbooks/provision.yml", log / "provision")
+        assert booted_only.code == 0, booted_only.out + booted_only.err
+        checked = booted.playbook("site.yml", log / "check", "--check", "--diff")
         first = booted.start(["make", "fleet"], log / "killed")
         installing = "TASK [python_env : Install the lock]"
         awaited(
@@ -52,7 +57,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Made]:
         booted.end_with_children(first)
         said = booted.make("fleet", log / "made")
         assert said.code == 0, said.out + said.err
-        yield Made(Fleet(log), said)
+        yield Made(Fleet(log), checked, said)
     finally:
         for number in range(2):  # the second finds nothing to do
             down = booted.make("fleet-down", log / f"down{number}")

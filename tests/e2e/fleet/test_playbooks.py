@@ -200,6 +200,14 @@ def test_booting_machines_without_root_is_refused() -> None:
         assert re.fullmatch(r"error: .* needs root.*\n", done.stderr), done.stderr
 
 
+def test_check_on_bare_machines_says_what_would_be_done(made: Made) -> None:
+    if made.checked is None:
+        pytest.skip("the fleet was kept")
+    assert made.checked.code == 0, made.checked.out + made.checked.err
+    assert changed(made.checked) > 40
+    assert "+ExecStart=/opt/neurofleet/venv/bin/python -P -m ipyparallel.engine" in made.checked.out
+
+
 def test_check_on_a_live_fleet_finds_nothing_to_change(fleet: Fleet, log: Path) -> None:
     done = playbook("site.yml", log, "--check", "--diff")
     assert done.code == 0, done.out + done.err
