@@ -20,8 +20,7 @@ fleet-down: ## end and remove them
 
 test: check ## all linters, all tests
 	scripts/test-machine
-	scripts/molecule
-	$(BIN)/pytest
+	scripts/test
 
 check: ## the linters
 	scripts/environment $(VENV) test

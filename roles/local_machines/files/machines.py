@@ -181,6 +181,7 @@ def fleet_of(data: dict[str, Any]) -> Fleet:
 def up(fleet: Fleet) -> None:
     """Make machines, network and image as wanted; leave alone what is right already."""
     install_packages()
+    require_free_network(fleet)
     fleet.directory.mkdir(parents=True, exist_ok=True, mode=0o755)
     with lock(fleet.directory):
         # Written first, so that `down` knows the names whatever happens next.
@@ -325,18 +326,27 @@ def inherited_environment() -> str:
     return "".join(f'{name}="{value}"\n' for name, value in sorted(found.items()))
 
 
-def make_network(fleet: Fleet) -> None:
-    """Make the bridge, forwarding and the masquerade rule."""
-    links = json.loads(run("ip", "-json", "addr", "show"))
-    mine = next((link for link in links if link["ifname"] == fleet.bridge), None)
-    for link in links:
+def require_free_network(fleet: Fleet) -> None:
+    """Fail if something else on this computer has the network."""
+    for link in links():
         for address in link.get("addr_info", []):
             other = ipaddress.ip_network(f"{address['local']}/{address['prefixlen']}", strict=False)
-            if link is not mine and other.version == 4 and other.overlaps(fleet.network.network):
+            mine = link["ifname"] == fleet.bridge
+            if not mine and other.version == 4 and other.overlaps(fleet.network.network):
                 fail(
                     f"the network {fleet.network.network} is in use on {link['ifname']}."
                     " Set local_machines_network and the machines' ansible_host to another."
                 )
+
+
+def links() -> list[dict[str, Any]]:
+    """Return this computer's network interfaces with their addresses."""
+    return list(json.loads(run("ip", "-json", "addr", "show")))
+
+
+def make_network(fleet: Fleet) -> None:
+    """Make the bridge, forwarding and the masquerade rule."""
+    mine = next((link for link in links() if link["ifname"] == fleet.bridge), None)
     if mine is None:
         run("ip", "link", "add", fleet.bridge, "type", "bridge")
         say(f"bridge {fleet.bridge} made")

@@ -131,7 +131,7 @@ def test_what_cannot_work_is_said_once_with_the_remedy(
     said = message(playbook(wrong.name, log, *wrong.options, inventory=wanted))
     for part in wrong.says:
         assert part in said
-    assert not Path("/var/lib/neurofleet-elsewhere/machines").exists()
+    assert not Path("/var/lib/neurofleet-elsewhere").exists()
 
 
 @pytest.fixture
