@@ -11,7 +11,8 @@ import pytest
 from e2e.booted import ADDRESSES, CLIENTS, ENGINE_PORTS, HEAD, SECURITY, WORKERS, Fleet
 from e2e.processes import awaited
 
-pytestmark = pytest.mark.timeout(300)
+# The fleet is made before the first of them, which has a limit of its own.
+pytestmark = pytest.mark.timeout(300, func_only=True)
 
 WORKER = WORKERS[0]
 MAIN = "$(systemctl show --property=MainPID --value ipcontroller)"

@@ -16,7 +16,8 @@ from e2e.booted import ADDRESSES, HEAD, ROOT, WORKERS, Fleet, changed, inventory
 from e2e.fleet.conftest import Made
 from e2e.running import Finished
 
-pytestmark = pytest.mark.timeout(600)
+# The fleet is made before the first of them, which has a limit of its own.
+pytestmark = pytest.mark.timeout(600, func_only=True)
 
 HOSTS = """
 head: {hosts: {head1: {ansible_host: 10.231.77.10}}}

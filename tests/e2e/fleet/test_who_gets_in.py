@@ -17,7 +17,8 @@ from e2e.booted import (
     outsider,
 )
 
-pytestmark = pytest.mark.timeout(300)
+# The fleet is made before the first of them, which has a limit of its own.
+pytestmark = pytest.mark.timeout(300, func_only=True)
 
 
 def test_stranger_on_the_network_finds_ssh_and_nothing_else(fleet: Fleet) -> None:
