@@ -132,24 +132,29 @@ class Fleet:
         words = ["scp", "-q", "-r", *SSH[1:], str(source), f"{user}@{host}:{target}"]
         subprocess.run(words, check=True, timeout=120)
 
-    def verification(self) -> Finished:
+    def verification(self, wait_s: float = 10) -> Finished:
         """Ask on the head whether every engine is there and scores like the head."""
+        limited = f"timeout {wait_s + 10:.0f} runuser -u neurofleet --"
         return self.ssh(
             HEAD,
-            "cd /var/lib/neurofleet/work && exec timeout 20 runuser -u neurofleet --"
+            f"cd /var/lib/neurofleet/work && exec {limited}"
             f" env NEUROFLEET_CACHE=/var/lib/neurofleet/cache {PYTHON} -m neurofleet.verification"
-            " --timeout 10",
+            f" --timeout {wait_s:.0f}",
         )
 
     def whole_again(self, since: float) -> float:
         """Wait until the fleet computes; return how long that took since a fault [s]."""
         last = Finished(1, "", "not asked")
-        while time.monotonic() - since < WHOLE_WITHIN_S:
-            last = self.verification()
+        while (left := since + WHOLE_WITHIN_S - time.monotonic()) > 0:
+            last = self.verification(left)
             if last.code == 0:
                 return time.monotonic() - since
         journal = self.ssh(HEAD, "journalctl --unit ipcontroller --no-pager --lines 40").out
         raise AssertionError(f"not whole within {WHOLE_WITHIN_S:g} s: {last.err}\n{journal}")
+
+    def restarts(self, host: str, unit: str) -> int:
+        """Return how often systemd has started a unit anew."""
+        return int(self.done(host, f"systemctl show --property=NRestarts --value {unit}"))
 
     def journal(self, host: str, unit: str, since: str) -> str:
         """Return what a unit, and systemd of it, said since a time of ``now``."""

@@ -54,8 +54,10 @@ FAULTS = {
 def test_killed_process_comes_back_and_the_journal_tells(fleet: Fleet, name: str) -> None:
     fault = FAULTS[name]
     keys = fleet.done(HEAD, f"sha256sum {SECURITY}/*.json")
+    restarts = fleet.restarts(fault.host, fault.unit)
     before, since = fleet.now(fault.host), time.monotonic()
     fleet.done(fault.host, fault.command)
+    awaited(lambda: fleet.restarts(fault.host, fault.unit) > restarts, 30, "systemd starts it anew")
     took = fleet.whole_again(since)
     print(f"{name}: whole after {took:.0f} s")
     assert fault.told in fleet.journal(fault.host, fault.unit, before)
