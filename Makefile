@@ -43,6 +43,7 @@ locks: ## resolve all versions anew (needs uv)
 	$(COMPILE) -c requirements/fleet.txt -o requirements/test.txt pyproject.toml requirements/test.in
 	$(COMPILE) -c requirements/fleet.txt --no-deps -o requirements/arbor.txt requirements/arbor.in
 	$(COMPILE) -o requirements/control.txt requirements/control.in
+	$(COMPILE) -c requirements/control.txt -o requirements/cloud.txt requirements/cloud.in
 	$(COMPILE) -o requirements/uv.txt requirements/uv.in
 
 variables: ## write docs/variables.md from the roles

@@ -1,0 +1,298 @@
+"""Gateway, launch templates and machines: made with their tags in one call each."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import tempfile
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import botocore.exceptions
+
+from .account import Account
+from .errors import NO_CAPACITY, AwsError, code_of, one_line
+from .existing import fleet_tags, tag_list, tagged
+from .plan import Plan, Planned, expiry
+from .wanted import HOST_KEY, NAME
+
+#: RunInstances is allowed two calls a second, with a reserve of a thousand machines.
+AT_ONCE = 4
+
+
+def gateway(account: Account, plan: Plan, vpc: str) -> list[str]:
+    """Make the way to the internet unless it is there; return a line if something changed."""
+    found = account.every(
+        "describe_internet_gateways", "InternetGateways", Filters=tagged(plan.wanted.fleet)
+    )
+    with one_line("making the internet gateway"):
+        if found:
+            made, attached = found[0], found[0].get("Attachments", [])
+        else:
+            tags = {**plan.tags, "Name": plan.wanted.fleet}
+            made = account.ec2.create_internet_gateway(
+                TagSpecifications=[{"ResourceType": "internet-gateway", "Tags": tag_list(tags)}]
+            )["InternetGateway"]
+            attached = []
+        if not attached:
+            account.ec2.attach_internet_gateway(
+                InternetGatewayId=made["InternetGatewayId"], VpcId=vpc
+            )
+    return [] if attached else ["internet gateway"]
+
+
+def templates(
+    account: Account, plan: Plan, subnets: Mapping[str, str], groups: Mapping[str, str]
+) -> tuple[dict[str, str], list[str]]:
+    """Make each pool's launch template as wanted.
+
+    Parameters
+    ----------
+    account, plan
+    subnets : mapping
+        Subnet by zone.
+    groups : mapping
+        Security group by role.
+
+    Returns
+    -------
+    tuple
+        The templates' names by pool, and a line for each that changed.
+    """
+    found = {
+        entry["LaunchTemplateName"]: entry
+        for entry in account.every(
+            "describe_launch_templates", "LaunchTemplates", Filters=tagged(plan.wanted.fleet)
+        )
+    }
+    names, said = {}, []
+    for planned in plan.pools:
+        pool = planned.pool
+        name = names[pool.name] = f"{plan.wanted.fleet}-{pool.name}"
+        data = _template(plan, planned, subnets[planned.zone], groups[pool.role])
+        digest = hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:32]
+        with one_line(f"making the launch template {name}"):
+            if name not in found:
+                tags = {**plan.tags, "Name": name, "neurofleet:pool": pool.name}
+                account.ec2.create_launch_template(
+                    LaunchTemplateName=name,
+                    VersionDescription=digest,
+                    LaunchTemplateData=data,
+                    TagSpecifications=[{"ResourceType": "launch-template", "Tags": tag_list(tags)}],
+                )
+            elif _digest(account, name) != digest:
+                account.ec2.create_launch_template_version(
+                    LaunchTemplateName=name, VersionDescription=digest, LaunchTemplateData=data
+                )
+            else:
+                continue
+        said.append(f"launch template {name}")
+    return names, said
+
+
+def _digest(account: Account, name: str) -> str:
+    answer = account.ec2.describe_launch_template_versions(
+        LaunchTemplateName=name, Versions=["$Latest"]
+    )
+    return str(answer["LaunchTemplateVersions"][0].get("VersionDescription", ""))
+
+
+def _template(plan: Plan, planned: Planned, subnet: str, group: str) -> dict[str, Any]:
+    """Return what all machines of a pool share."""
+    pool = planned.pool
+    data: dict[str, Any] = {
+        "ImageId": plan.image["id"],
+        "InstanceType": pool.type,
+        "KeyName": plan.wanted.fleet,
+        # Whoever powers a machine off ends what it costs: no right on the machine is needed.
+        "InstanceInitiatedShutdownBehavior": "terminate",
+        "MetadataOptions": {
+            "HttpTokens": "required",
+            "HttpEndpoint": "enabled",
+            "HttpPutResponseHopLimit": 1,
+        },
+        "BlockDeviceMappings": [
+            {
+                "DeviceName": plan.image["device"],
+                "Ebs": {
+                    "VolumeSize": pool.disk_gb,
+                    "VolumeType": "gp3",
+                    "Encrypted": True,
+                    "DeleteOnTermination": True,
+                },
+            }
+        ],
+        "NetworkInterfaces": [
+            {
+                "DeviceIndex": 0,
+                "SubnetId": subnet,
+                "Groups": [group],
+                "AssociatePublicIpAddress": pool.public_address,
+                "DeleteOnTermination": True,
+            }
+        ],
+    }
+    if pool.spot:
+        options: dict[str, Any] = {
+            "SpotInstanceType": "one-time",
+            "InstanceInterruptionBehavior": "terminate",
+        }
+        if pool.max_price is not None:
+            options["MaxPrice"] = f"{pool.max_price:.6f}"
+        data["InstanceMarketOptions"] = {"MarketType": "spot", "SpotOptions": options}
+    return data
+
+
+def machines(account: Account, plan: Plan, names: Mapping[str, str]) -> tuple[list[str], list[str]]:
+    """Launch what is missing, and start what was stopped by hand.
+
+    Returns
+    -------
+    tuple
+        A line for each change, and a line for each machine that AWS has none of.
+    """
+    stopped = [
+        machine
+        for planned in plan.pools
+        for machine in planned.stay
+        if machine.state in ("stopping", "stopped")
+    ]
+    if stopped:
+        with one_line("starting stopped machines"):
+            account.ec2.start_instances(InstanceIds=[machine.id for machine in stopped])
+    wanted = [(planned, name) for planned in plan.pools for name in planned.launch]
+    changed = [f"{machine.name} started" for machine in stopped]
+    short: list[str] = []
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        runs = [
+            pool.submit(_launch, account, plan, planned, name, names[planned.pool.name])
+            for planned, name in wanted
+        ]
+        failures = []
+        for run in runs:
+            try:
+                done, lacking = run.result()
+                changed += done
+                short += lacking
+            except AwsError as error:
+                failures.append(error)
+    if failures:
+        more = f" ({len(failures)} machines)" if len(failures) > 1 else ""
+        raise AwsError(f"{failures[0]}{more}")
+    return changed, short
+
+
+def _launch(
+    account: Account, plan: Plan, planned: Planned, name: str, template: str
+) -> tuple[list[str], list[str]]:
+    pool, fleet = planned.pool, plan.wanted.fleet
+    private, public = new_host_key(name)
+    expires = expiry(plan.wanted.ttl_hours)
+    tags = {
+        **fleet_tags(fleet, pool.role, pool.name, plan.owner, expires),
+        NAME: name,
+        HOST_KEY: public,
+        "Name": f"{fleet}-{name}",
+    }
+    kinds = ["instance", "volume", "network-interface"]
+    kinds += ["spot-instances-request"] if pool.spot else []
+    # The key is new each time, and so is the token: boto3's own retries are covered by it.
+    token = hashlib.sha256(f"{fleet} {name} {public}".encode()).hexdigest()[:64]
+    try:
+        with one_line(f"launching {name}"):
+            account.ec2.run_instances(
+                LaunchTemplate={"LaunchTemplateName": template, "Version": "$Latest"},
+                MinCount=1,
+                MaxCount=1,
+                ClientToken=token,
+                UserData=user_data(name, private, public, expires),
+                TagSpecifications=[
+                    {"ResourceType": kind, "Tags": tag_list(tags)} for kind in kinds
+                ],
+            )
+    except AwsError as error:
+        cause = error.__cause__
+        lacking = isinstance(cause, botocore.exceptions.ClientError) and code_of(cause).startswith(
+            NO_CAPACITY
+        )
+        if lacking and name != "head":
+            kind = f"{pool.type}{' spot' if pool.spot else ''}"
+            return [], [f"{name}: AWS has no {kind} machine in {planned.zone} now"]
+        raise
+    return [f"{name} launched"], []
+
+
+def new_host_key(name: str) -> tuple[str, str]:
+    """Return a machine's own key pair: private text, public text without its comment."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "key"
+        subprocess.run(
+            ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", name, "-f", str(path)], check=True
+        )
+        public = " ".join(path.with_suffix(".pub").read_text().split()[:2])
+        return path.read_text(), public
+
+
+#: Made by cloud-init at the first boot, before anything else is there that could end the machine.
+EXPIRY_UNIT = """\
+[Unit]
+Description=neurofleet: end of this machine, which costs money
+
+[Service]
+Type=oneshot
+ExecStart=/usr/bin/systemctl poweroff
+"""
+EXPIRY_TIMER = """\
+[Unit]
+Description=neurofleet: when this machine ends
+
+[Timer]
+OnCalendar={when}
+AccuracySec=1s
+# A machine that was stopped over its end ends when it is started.
+Persistent=true
+
+[Install]
+WantedBy=timers.target
+"""
+
+
+def user_data(name: str, private: str, public: str, expires: str) -> str:
+    """Return what cloud-init does at the first boot: name, host key, expiry.
+
+    JSON is YAML, and needs no care with indentation.
+    """
+    when = expires.replace("T", " ").replace("Z", " UTC")
+    units = "/etc/systemd/system/neurofleet-expiry"
+    config = {
+        "hostname": name,
+        "ssh_deletekeys": True,
+        "ssh_keys": {"ed25519_private": private, "ed25519_public": f"{public} {name}"},
+        "write_files": [
+            {"path": f"{units}.service", "content": EXPIRY_UNIT, "permissions": "0644"},
+            {
+                "path": f"{units}.timer",
+                "content": EXPIRY_TIMER.format(when=when),
+                "permissions": "0644",
+            },
+        ],
+        "runcmd": [
+            ["systemctl", "daemon-reload"],
+            ["systemctl", "enable", "--now", "neurofleet-expiry.timer"],
+        ],
+    }
+    return f"#cloud-config\n{json.dumps(config, indent=1)}\n"
+
+
+def end(account: Account, ids: list[str]) -> None:
+    """Terminate machines, and wait until they are gone."""
+    if not ids:
+        return
+    with one_line("ending machines"):
+        account.ec2.terminate_instances(InstanceIds=ids)
+        account.ec2.get_waiter("instance_terminated").wait(
+            InstanceIds=ids, WaiterConfig={"Delay": 3, "MaxAttempts": 200}
+        )
