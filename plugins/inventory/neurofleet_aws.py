@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import botocore.exceptions
+import boto3
 import yaml
 from ansible.errors import AnsibleError
 from ansible.plugins.inventory import BaseFileInventoryPlugin
@@ -36,6 +36,16 @@ options:
 DEFAULTS = {"fleet_name": "neurofleet", "aws_machines_region": ""}
 
 
+class _WrongRegion(Exception):
+    """There is no such region."""
+
+
+def _end(message: str) -> None:
+    """Say one thing and end: a source that fails is tried by four more plugins."""
+    Display().error(message, wrap_text=False)
+    sys.exit(1)
+
+
 class InventoryModule(BaseFileInventoryPlugin):  # type: ignore[misc]
     """See above."""
 
@@ -54,23 +64,31 @@ class InventoryModule(BaseFileInventoryPlugin):  # type: ignore[misc]
         config["regions"] = [settings["aws_machines_region"]]
         config.setdefault("filters", {})["tag:neurofleet:fleet"] = settings["fleet_name"]
         try:
-            if not settings["aws_machines_region"]:
-                raise AnsibleError("aws_machines_region is empty. Set it in the inventory's group_vars.")
+            self._check_region(settings["aws_machines_region"])
             self._ask(config, inventory, loader, cache)
-        except (AnsibleError, botocore.exceptions.BotoCoreError, ImportError) as error:
-            # A source that fails is tried by four more plugins, each with its own complaint.
-            why = " ".join(str(error).split())
-            Display().error(
-                f"the machines on AWS cannot be listed: {why} See whether you have credentials"
-                " (`aws sts get-caller-identity`), the network, and the right aws_machines_region.",
-                wrap_text=False,
+        except _WrongRegion as error:
+            _end(str(error))
+        except Exception as error:  # of boto3, of its parsers, of amazon.aws
+            why = " ".join(str(error).split()).rstrip(".")
+            _end(
+                f"the machines on AWS cannot be listed: {why}. See whether you have credentials"
+                " (`aws sts get-caller-identity`) and the network."
             )
-            sys.exit(1)
+
+    def _check_region(self, region: str) -> None:
+        known = boto3.Session().get_available_regions("ec2")
+        if region not in known:
+            raise _WrongRegion(
+                f"aws_machines_region is {region!r}, which is no region of EC2. Use one of"
+                f" {', '.join(sorted(known))}."
+            )
 
     def _ask(self, config: dict[str, Any], inventory: Any, loader: Any, cache: bool) -> None:
         plugin = inventory_loader.get("amazon.aws.aws_ec2")
         if plugin is None:
-            raise AnsibleError("the collection amazon.aws is missing; requirements/control.txt has it.")
+            raise AnsibleError(
+                "the collection amazon.aws is missing; requirements/control.txt has it."
+            )
         with tempfile.TemporaryDirectory() as folder:
             filled = Path(folder) / "filled.aws_ec2.yml"
             filled.write_text(yaml.safe_dump(config))
@@ -80,7 +98,8 @@ class InventoryModule(BaseFileInventoryPlugin):  # type: ignore[misc]
         """Return region and name: of the command line, else of group_vars, else the role's."""
         found: dict[str, Any] = dict(DEFAULTS)
         for file in sorted((path.parent / "group_vars" / "all").glob("*.yml")):
-            found |= loader.load_from_file(str(file)) or {}
+            # Not by the loader: it would hand what it read to everybody else, and as untrusted.
+            found |= yaml.safe_load(file.read_text()) or {}
         found |= load_extra_vars(loader)
         for name in DEFAULTS:
             if "{{" in str(found[name]):

@@ -50,7 +50,9 @@ def do_plan(settings: Settings) -> dict[str, Any]:
 
 def do_gateway(settings: Settings) -> dict[str, Any]:
     """Make the gateway."""
-    return {"changed": launch.gateway(Account(settings["region"]), _plan(settings), settings["vpc"])}
+    return {
+        "changed": launch.gateway(Account(settings["region"]), _plan(settings), settings["vpc"])
+    }
 
 
 def do_launch(settings: Settings) -> dict[str, Any]:

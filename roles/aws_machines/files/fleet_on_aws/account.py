@@ -56,5 +56,7 @@ class Account:
     def every(self, operation: str, key: str, **arguments: Any) -> list[dict[str, Any]]:
         """Return all that an operation lists, over all pages."""
         with one_line(operation):
+            if not self.ec2.can_paginate(operation):
+                return list(getattr(self.ec2, operation)(**arguments)[key])
             pages = self.ec2.get_paginator(operation).paginate(**arguments)
             return [item for page in pages for item in page[key]]

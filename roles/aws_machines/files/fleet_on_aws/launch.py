@@ -17,7 +17,7 @@ from .account import Account
 from .errors import NO_CAPACITY, AwsError, code_of, one_line
 from .existing import fleet_tags, tag_list, tagged
 from .plan import Plan, Planned, expiry
-from .wanted import HOST_KEY, NAME
+from .wanted import HEAD, HOST_KEY, NAME
 
 #: RunInstances is allowed two calls a second, with a reserve of a thousand machines.
 AT_ONCE = 4
@@ -218,7 +218,7 @@ def _launch(
         lacking = isinstance(cause, botocore.exceptions.ClientError) and code_of(cause).startswith(
             NO_CAPACITY
         )
-        if lacking and name != "head":
+        if lacking and pool.name != HEAD:
             kind = f"{pool.type}{' spot' if pool.spot else ''}"
             return [], [f"{name}: AWS has no {kind} machine in {planned.zone} now"]
         raise

@@ -57,7 +57,8 @@ class Pool:
 
     def machine(self, number: int) -> str:
         """Return the name of one of its machines."""
-        return self.name if self.name == HEAD else f"{self.name}-{number}"
+        # Not "head": that is the name of the inventory's group.
+        return "head1" if self.name == HEAD else f"{self.name}-{number}"
 
 
 @dataclass(frozen=True)

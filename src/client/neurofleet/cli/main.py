@@ -1,4 +1,4 @@
-"""``neurofleet``: optimise, report, repair, completion."""
+"""``neurofleet``: optimise, report, repair, cost, extend, completion."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from neurofleet.cli.common import (
     typed,
     version_option,
 )
+from neurofleet.cli.guarding import cost, extend
 from neurofleet.errors import UsageError
 
 
@@ -204,6 +205,10 @@ def completion(shell: str) -> None:
         assert kind is not None, f"click completes no {shell}"
         variable = f"_{program.upper()}_COMPLETE"
         click.echo(kind(command, {}, program, variable).source())
+
+
+cli.add_command(cost)
+cli.add_command(extend)
 
 
 def _json_object(text: str) -> dict[str, Any]:

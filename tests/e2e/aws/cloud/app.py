@@ -50,7 +50,9 @@ class Fault:
     code, message : str
         What AWS says; without a code the call is carried out.
     where : dict
-        Parts of the call that must be so.
+        Parts of the call that must end so.
+    fleet : str
+        Name of the fleet that the call is for; empty for any.
     times : int
         How often; -1 is for ever.
     hold : bool
@@ -63,6 +65,7 @@ class Fault:
     code: str = ""
     message: str = "as the test wants it"
     where: dict[str, str] = field(default_factory=dict)
+    fleet: str = ""
     times: int = 1
     hold: bool = False
     status: int = 400
@@ -111,7 +114,7 @@ class Cloud:
         answer = [*self._moto(environ, start)]
         if fault and fault.hold:
             with self._lock:
-                self.held.append(action)
+                self.held.append(f"{fault.fleet}:{action}")
             self._release.wait(60)
         return answer
 
@@ -137,6 +140,7 @@ class Cloud:
         with self._lock:
             for fault in self.faults:
                 fits = all(form.get(key, "").endswith(text) for key, text in fault.where.items())
+                fits = fits and (not fault.fleet or _is_for(fault.fleet, form))
                 if fault.action in (action, "*") and fault.times and fits:
                     fault.times -= 1
                     return fault
@@ -149,7 +153,7 @@ class Cloud:
             start(f"{fault.status} failed", [("Content-Type", "application/x-amz-json-1.1")])
             return [json.dumps({"__type": fault.code, "message": fault.message}).encode()]
         filters = {entry["Field"]: entry["Value"] for entry in asked["Filters"]}
-        key = next((filters[f] for f in ("instanceType", "volumeApiName", "group") if f in filters))
+        key = next(filters[f] for f in ("instanceType", "volumeApiName", "group") if f in filters)
         found = [_product(key, filters["regionCode"], PRICES[key])] if key in PRICES else []
         start("200 OK", [("Content-Type", "application/x-amz-json-1.1")])
         return [json.dumps({"FormatVersion": "aws_v1", "PriceList": found}).encode()]
@@ -163,7 +167,9 @@ def _product(key: str, region: str, price: float) -> str:
     return json.dumps(
         {
             "product": {"attributes": {"regionCode": region, "usagetype": usage}},
-            "terms": {"OnDemand": {"A.B": {"priceDimensions": {"A.B.C": dimension, "A.B.D": free}}}},
+            "terms": {
+                "OnDemand": {"A.B": {"priceDimensions": {"A.B.C": dimension, "A.B.D": free}}}
+            },
         }
     )
 
@@ -180,7 +186,9 @@ def _with_template(form: dict[str, str], region: str) -> dict[str, str]:
     backend = ec2_backends[DEFAULT_ACCOUNT_ID][region]
     template = backend.describe_launch_templates(template_names=[name])[0]
     data = json.loads(json.dumps(template.latest_version().data))
-    settings = _SERIALIZER.serialize_to_request(_typed(data), _MODEL.operation_model("RunInstances"))
+    settings = _SERIALIZER.serialize_to_request(
+        _typed(data), _MODEL.operation_model("RunInstances")
+    )
     return {**settings["body"], **form}
 
 
@@ -193,6 +201,11 @@ def _typed(value: Any) -> Any:
     if value in ("true", "false"):
         return value == "true"
     return value
+
+
+def _is_for(fleet: str, form: dict[str, str]) -> bool:
+    """Tell whether a call has to do with a fleet: its name is in some value."""
+    return any(value == fleet or value.startswith(f"{fleet}-") for value in form.values())
 
 
 def _plain(start: Start, text: str) -> Iterable[bytes]:

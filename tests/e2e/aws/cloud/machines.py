@@ -22,10 +22,9 @@ import traceback
 from pathlib import Path
 from typing import Any
 
+from metadata import ADDRESS
 from moto.core import DEFAULT_ACCOUNT_ID
 from moto.ec2.models import ec2_backends
-
-from metadata import ADDRESS
 
 ROOT = Path(__file__).parents[4]
 LOOK_EVERY_S = 0.3
@@ -34,7 +33,8 @@ PACKAGES = ("cloud-init", "openssh-client")
 #: cloud-init as in Debian's image for EC2; here it would not see by itself that this is EC2.
 CLOUD_CONFIG = f"""\
 datasource_list: [Ec2]
-datasource: {{Ec2: {{metadata_urls: ["http://{ADDRESS}"], strict_id: false, max_wait: 30, timeout: 10}}}}
+datasource:
+  Ec2: {{metadata_urls: ["http://{ADDRESS}"], strict_id: false, max_wait: 30, timeout: 10}}
 network: {{config: disabled}}
 manage_etc_hosts: true
 package_update: false
@@ -72,6 +72,7 @@ class Machines:
     """
 
     def __init__(self, directory: Path, region: str, network: str, bridge: str) -> None:
+        local.say = lambda text: print(text, file=sys.stderr)
         local.IMAGE_PACKAGES = (*local.IMAGE_PACKAGES, *PACKAGES)
         first = ipaddress.IPv4Network(network)
         self._fleet = local.Fleet(

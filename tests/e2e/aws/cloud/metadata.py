@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 ADDRESS = "169.254.169.254"
+#: What cloud-init calls itself, and the library through which it asks for the rest.
+CLOUD_INIT = ("Cloud-Init/", "python-requests/")
 #: Versions of the service that somebody may ask for, besides ``latest``.
 VERSIONS = ("2009-04-04", "2016-09-02", "2018-09-24", "2021-03-23")
 
@@ -48,7 +50,7 @@ class Metadata:
                 self._tokens[token] = address
             return _answer(start, 200, token)
         token = environ.get("HTTP_X_AWS_EC2_METADATA_TOKEN", "")
-        by_cloud_init = environ.get("HTTP_USER_AGENT", "").startswith("Cloud-Init/")
+        by_cloud_init = environ.get("HTTP_USER_AGENT", "").startswith(CLOUD_INIT)
         if self._tokens.get(token) != address and not by_cloud_init:
             return _answer(start, 401, "")
         if not parts:

@@ -1,0 +1,106 @@
+"""Put off the end of a whole fleet, from its head: no credentials, no further port.
+
+The head's guard is asked here; a worker's through one of its engines, which is on its machine
+and may leave a wish there. A busy engine does so after its unit.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from neurofleet import manifest
+from neurofleet.backends.profile import ProfileEngines
+from neurofleet.engine import tasks
+from neurofleet.errors import FleetError, TooFewEngines, UsageError
+from neurofleet.farm import ByName
+from neurofleet.guards.expiry import ask_for
+
+#: How long workers may take to answer [s]; a wish that waits behind a unit is not lost.
+ANSWER_S = 60.0
+LOOK_EVERY_S = 0.1
+
+
+def extend(hours: float, limit_s: float = ANSWER_S) -> dict[str, float]:
+    """Let the fleet end so many hours from now.
+
+    Parameters
+    ----------
+    hours : float
+        From now [h].
+    limit_s : float
+        How long workers may take to answer [s].
+
+    Returns
+    -------
+    dict
+        By machine, when it ends, in seconds since 1970 [s]; 0 where that is not known.
+
+    Raises
+    ------
+    UsageError
+        Not a head, not guarded, no number of hours.
+    WorkloadFailed
+        The head's guard does not answer.
+    """
+    fleet = manifest.read()
+    if fleet is None:
+        raise UsageError(
+            f"there is no {manifest.path()}: this machine is not the head of a fleet",
+            remedy="Log in to the head and run it there",
+        )
+    if not 0 < hours < float("inf"):
+        raise UsageError(f"{hours:g} hours are no time from now", remedy="Give more than 0")
+    until = time.time() + hours * 3600
+    ends = {"head": ask_for(until)}
+    if ends["head"] < until - 1:
+        raise UsageError(
+            f"the head's guard allows {(ends['head'] - time.time()) / 3600:.1f} h at most",
+            remedy="Ask for fewer, or raise guards_most_hours in the inventory and run site.yml",
+        )
+    ends |= dict.fromkeys((worker.name for worker in fleet.workers), 0.0)
+    names = {worker.hostname: worker.name for worker in fleet.workers}
+    with ProfileEngines(None, fleet).connect() as client:
+        for host, answer in _ask_workers(client, until, limit_s).items():
+            ends[names.get(host, host)] = answer
+    return ends
+
+
+def require_all(ends: Mapping[str, float]) -> None:
+    """Refuse to be silent about machines that have not answered.
+
+    Raises
+    ------
+    TooFewEngines
+    """
+    silent = [name for name, until in ends.items() if not until]
+    if silent:
+        raise TooFewEngines(
+            f"{', '.join(silent)} did not answer within {ANSWER_S:.0f} s",
+            remedy="An engine that is busy does as it was asked after its unit; see with the same"
+            " command again, or journalctl -u neurofleet-guard there",
+        )
+
+
+def _ask_workers(client: Any, until: float, limit_s: float) -> dict[str, float]:
+    """Return when each worker that answers ends, by host name."""
+    asked = [client[n].apply_async(ByName.of(leave_wish), until) for n in client.ids]
+    deadline = time.monotonic() + limit_s
+    while not all(answer.ready() for answer in asked) and time.monotonic() < deadline:
+        time.sleep(LOOK_EVERY_S)
+    ends: dict[str, float] = {}
+    for answer in asked:
+        if answer.ready() and answer.successful():
+            host, end = answer.get()
+            ends[host] = max(end, ends.get(host, 0.0))
+    return ends
+
+
+def leave_wish(until: float) -> tuple[str, float]:
+    """Ask the guard of the machine that this engine is on; 0 if it does not answer."""
+    host = str(tasks.probe()["host"])
+    try:
+        return host, ask_for(until)
+    except FleetError:
+        return host, 0.0

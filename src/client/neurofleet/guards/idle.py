@@ -1,0 +1,118 @@
+"""Whether this machine has anything to do, and whether it still has results.
+
+A worker has something to do while one of its engines has a task, or has finished one since it
+was last asked. The head has while an engine is registered, and is needed while a run directory
+on it has changed since it was fetched.
+
+    python -m neurofleet.guards.idle DIRECTORY...     lists those, as JSON
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+
+from neurofleet.hub import HubAddress, queues
+from neurofleet.model import RUN_MARKER
+
+#: Left in a run directory by whoever fetched it (playbooks/fetch.yml).
+FETCHED = ".fetched"
+FETCHING = ".fetching"
+#: So deep below a home run directories are looked for.
+DEPTH = 5
+
+
+class Idleness:
+    """For how long there has been nothing to do.
+
+    Parameters
+    ----------
+    ask : callable
+        Returns the hub's queues, ``None`` if it does not answer.
+    mine : callable or None
+        The numbers of this worker's engines; ``None`` on the head, which answers for all.
+    now : float
+        A monotonic clock [s].
+    """
+
+    def __init__(
+        self,
+        ask: Callable[[], Mapping[int, tuple[int, int]] | None],
+        mine: Callable[[], set[int]] | None,
+        now: float,
+    ) -> None:
+        self._ask = ask
+        self._mine = mine
+        self._since = now
+        self._finished: dict[int, int] = {}
+
+    def seconds(self, now: float) -> float:
+        """Ask the hub, and return for how long there has been nothing to do [s]."""
+        if self._is_busy():
+            self._since = now
+        return now - self._since
+
+    def _is_busy(self) -> bool:
+        # A hub that does not answer has no task for anybody.
+        seen = self._ask() or {}
+        if self._mine is None:
+            return bool(seen)
+        mine = self._mine()
+        before, self._finished = self._finished, {n: seen[n][1] for n in mine & set(seen)}
+        return any(
+            seen[number][0] or done != before.get(number, done)
+            for number, done in self._finished.items()
+        )
+
+
+def asker(connection_file: Path) -> Callable[[], Mapping[int, tuple[int, int]] | None]:
+    """Return what asks the hub of this connection file."""
+
+    def ask() -> Mapping[int, tuple[int, int]] | None:
+        try:
+            return queues(HubAddress.from_file(connection_file))
+        except (OSError, ValueError, KeyError):  # not written yet, or just being replaced
+            return None
+
+    return ask
+
+
+def engines_here(run: Path = Path("/run")) -> set[int]:
+    """Return the numbers that the hub has given to this machine's engines."""
+    found = set()
+    for note in run.glob("ipengine-*/neurofleet-engine-*.json"):
+        try:
+            found.add(int(json.loads(note.read_text())["engine"]))
+        except (OSError, ValueError, KeyError, TypeError):  # of an engine that is just ending
+            continue
+    return found
+
+
+def not_fetched(folders: Iterable[Path]) -> Iterator[Path]:
+    """Yield run directories that have changed since they were fetched."""
+    for top in folders:
+        for folder, below, files in os.walk(top):
+            if RUN_MARKER in files:
+                below.clear()
+                if _changed(Path(folder)):
+                    yield Path(folder)
+            elif len(Path(folder).relative_to(top).parts) >= DEPTH:
+                below.clear()
+            else:
+                below[:] = sorted(name for name in below if not name.startswith("."))
+
+
+def _changed(run: Path) -> bool:
+    try:
+        fetched = (run / FETCHED).stat().st_mtime
+        files = [path for path in run.iterdir() if path.name not in (FETCHED, FETCHING)]
+        return any(path.stat().st_mtime > fetched for path in files)
+    except OSError:
+        return True
+
+
+if __name__ == "__main__":
+    print(json.dumps([str(run) for run in not_fetched(map(Path, sys.argv[1:]))]))

@@ -1,0 +1,109 @@
+"""The guard of a machine, a systemd service: ``python -m neurofleet.guards.service``.
+
+It is told of a wish for another end, asks AWS whether this spot machine will be taken, and asks
+the hub whether there is anything to do; the end itself is the timer's.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+
+from neurofleet import guards
+from neurofleet.errors import FleetError
+from neurofleet.guards import expiry, idle
+from neurofleet.guards.expiry import systemctl
+from neurofleet.guards.spot import Metadata
+from neurofleet.systemd import notify
+
+#: How often wishes are looked for, AWS is asked, and the hub is asked [s].
+WISH_EVERY_S = 1.0
+SPOT_EVERY_S = 5.0
+IDLE_EVERY_S = 10.0
+#: So long before it is taken, a machine ends what has not ended [s].
+RESERVE_S = 15.0
+ENGINES = "ipengines.target"
+
+logger = logging.getLogger("guard")
+
+
+class Guard:
+    """What one machine's guard knows."""
+
+    def __init__(self, settings: guards.Settings) -> None:
+        self._settings = settings
+        self._metadata = Metadata(settings.metadata_url) if settings.metadata_url else None
+        mine = None if settings.on_head else idle.engines_here
+        self._idleness = idle.Idleness(idle.asker(settings.connection_file), mine, time.monotonic())
+        self._next = {"spot": 0.0, "idle": 0.0}
+        self._taken_at: float | None = None
+        self._told_of: list[str] = []
+        # Often enough for the time that is waited for, and never more than the hub likes.
+        self._idle_every_s = max(1.0, min(IDLE_EVERY_S, settings.idle_s / 5))
+
+    def step(self) -> None:
+        """Look at whatever is due."""
+        said = expiry.take_wish(self._settings, time.time())
+        if said:
+            logger.warning("%s", said)
+        now = time.monotonic()
+        if self._metadata is not None and now >= self._next["spot"]:
+            self._next["spot"] = now + SPOT_EVERY_S
+            self._watch_spot(self._metadata)
+        if self._settings.idle_s and now >= self._next["idle"]:
+            self._next["idle"] = now + self._idle_every_s
+            self._watch_idleness(now)
+
+    def _watch_spot(self, metadata: Metadata) -> None:
+        """Stop taking units once AWS has said that it takes the machine; end what is too slow."""
+        if self._taken_at is None:
+            self._taken_at = metadata.taken_at()
+            if self._taken_at is None:
+                return
+            logger.warning("AWS takes this machine at %s", expiry.shown(self._taken_at))
+            if not self._settings.on_head:
+                logger.warning("the engines finish their units and take no more")
+                systemctl("stop", "--no-block", ENGINES)
+        elif not self._settings.on_head and time.time() > self._taken_at - RESERVE_S:
+            # Ended now, the hub is told, and the units are given to others at once.
+            systemctl("kill", "--signal=KILL", "ipengine@*.service", may_fail=True)
+
+    def _watch_idleness(self, now: float) -> None:
+        idle_s = self._idleness.seconds(now)
+        if idle_s < self._settings.idle_s:
+            return
+        if self._settings.on_head:
+            kept = [str(run) for run in idle.not_fetched(self._settings.results_below)]
+            if kept:
+                if kept != self._told_of:
+                    logger.warning(
+                        "idle, and kept until its results are fetched (playbooks/fetch.yml) or its"
+                        " time is over: %s",
+                        ", ".join(kept),
+                    )
+                    self._told_of = kept
+                return
+        logger.warning("nothing to do for %.0f s: powering off", idle_s)
+        systemctl("poweroff")
+
+
+def main() -> None:
+    """Guard until told to stop."""
+    logging.basicConfig(format="%(message)s", level=logging.INFO, stream=sys.stderr)
+    try:
+        settings = guards.read()
+        if settings is None:
+            sys.exit(f"error: there is no {guards.path()}. Run site.yml --tags guards.")
+        guard = Guard(settings)
+        notify("READY=1")
+        while True:
+            guard.step()
+            notify("WATCHDOG=1")
+            time.sleep(WISH_EVERY_S)
+    except FleetError as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()
