@@ -37,6 +37,7 @@ datasource:
   Ec2: {{metadata_urls: ["http://{ADDRESS}"], strict_id: false, max_wait: 30, timeout: 10}}
 network: {{config: disabled}}
 manage_etc_hosts: true
+locale: false
 package_update: false
 system_info:
   default_user:

@@ -1,0 +1,247 @@
+"""A fleet on AWS from nothing to nothing: one after the other, on machines that boot.
+
+The tests are steps and need each other's outcome, in this order. The machines behind the
+instances are real ones on this computer; see cloud/machines.py for where AWS differs.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from e2e.aws.account import Fleet, changed, kill, new_key, require_control_node, running
+from e2e.processes import awaited
+
+pytestmark = [
+    pytest.mark.timeout(600),
+    pytest.mark.skipif(os.geteuid() != 0, reason="booting machines needs root"),
+]
+
+NETWORK = "10.231.92.0/22"
+SITE = "site.yml"
+DESTROY = "playbooks/destroy.yml"
+STEADY = {"name": "steady", "type": "c7i.large", "count": 1}
+SPOT = {"name": "spot", "type": "c7i.large", "count": 1, "spot": True, "public_address": False}
+RUN = "neurofleet-runs/l5pc"
+
+
+@pytest.fixture(scope="module")
+def fleet(tmp_path_factory: pytest.TempPathFactory, calls: dict[str, set[str]]) -> Iterator[Fleet]:
+    require_control_node()
+    if not shutil.which("apt-get"):
+        pytest.skip("booting machines needs Debian's tools")
+    home = tmp_path_factory.mktemp("aws")
+    new_key(home)
+    with running(home / "cloud.log", "--network", NETWORK) as cloud:
+        settings = {
+            "fleet_name": "circle",
+            "aws_machines_head": {"type": "t3.small"},
+            "aws_machines_pools": [STEADY, SPOT],
+            "aws_machines_network": NETWORK,
+            "aws_machines_zone_bits": 26,
+            "aws_machines_address_url": f"{cloud.endpoint}/_cloud/address",
+            "aws_machines_boot_s": 120,
+            "fleet_ttl_hours": 2,
+            "ipengine_count": 1,
+            "ipengine_memory_mb": 200,
+            "results_dir": str(home / "results"),
+        }
+        found = Fleet(cloud, home, settings)
+        yield found
+        calls["fleet"] = set(cloud.ask("calls"))
+        assert cloud.ask("trouble") == []
+
+
+@pytest.fixture(autouse=True)
+def _what_was_said(request: pytest.FixtureRequest, fleet: Fleet) -> Iterator[None]:
+    """Show the end of the playbooks' output when a step fails."""
+    yield
+    report = getattr(request.node, "report", None)
+    if report is not None and report.failed:
+        log = fleet.home / "playbooks.log"
+        print(log.read_text()[-6000:] if log.exists() else "")
+
+
+def boot_ids(fleet: Fleet) -> dict[str, tuple[str, str]]:
+    """Return what changes when a machine or its engine is started anew."""
+    ask = (
+        "cat /proc/sys/kernel/random/boot_id;"
+        " systemctl show --property=InvocationID --value ipengine@1.service"
+    )
+    return {
+        name: tuple(fleet.ssh(name, ask).stdout.split())  # type: ignore[misc]
+        for name in fleet.instances()
+        if name != "head1"
+    }
+
+
+def test_site_makes_a_fleet_that_computes(fleet: Fleet) -> None:
+    done = fleet.run(SITE)
+    assert done.code == 0, done.out[-6000:]
+    machines = fleet.instances()
+    assert set(machines) == {"head1", "steady-1", "spot-1"}
+    # A worker without a public address was reached through the head.
+    assert "PublicIpAddress" not in machines["spot-1"]
+    ids = [item["InstanceId"] for item in machines.values()]
+    for item in machines.values():
+        tags = {tag["Key"]: tag["Value"] for tag in item["Tags"]}
+        assert {
+            f"neurofleet:{word}" for word in ("fleet", "role", "pool", "owner", "expires")
+        } <= set(tags)
+        assert item["MetadataOptions"]["HttpTokens"] == "required"
+    volumes = fleet.api("describe_volumes")["Volumes"]
+    assert len(volumes) == 3
+    assert all(volume["Encrypted"] for volume in volumes)
+    shutdown = [
+        fleet.api("describe_instance_attribute", InstanceId=i, Attribute="instanceInitiatedShutdownBehavior")
+        for i in ids
+    ]  # fmt: skip
+    assert {s["InstanceInitiatedShutdownBehavior"]["Value"] for s in shutdown} == {"terminate"}
+    # No account but root asks the metadata service, which has the machine's host key.
+    metadata = "curl --silent --max-time 3 http://169.254.169.254/latest/user-data"
+    python = f"python3 -c 'import urllib.request as u; u.urlopen(\"{metadata.split()[-1]}\")'"
+    assert "Connection refused" in fleet.ssh("spot-1", python).stderr
+    told = fleet.ssh("head", "neurofleet cost --json")
+    costs = json.loads(told.stdout)
+    assert {pool["pool"]: pool["machines"] for pool in costs["pools"]} == {
+        "head": 1, "steady": 1, "spot": 1,
+    }  # fmt: skip
+    assert costs["hourly_usd"] == pytest.approx(0.1263, abs=0.0002)
+
+
+def test_second_run_changes_nothing(fleet: Fleet) -> None:
+    done = fleet.run(SITE)
+    assert done.code == 0, done.out[-6000:]
+    assert changed(done) == dict.fromkeys(["localhost", "head1", "steady-1", "spot-1"], 0)
+
+
+def test_scale_adds_a_worker_and_touches_no_other(fleet: Fleet) -> None:
+    before = boot_ids(fleet)
+    fleet.settings["aws_machines_pools"] = [{**STEADY, "count": 2}, SPOT]
+    done = fleet.run("playbooks/scale.yml")
+    assert done.code == 0, done.out[-6000:]
+    assert set(fleet.instances()) == {"head1", "steady-1", "steady-2", "spot-1"}
+    after = boot_ids(fleet)
+    assert {name: after[name] for name in before} == before
+
+
+def test_extend_puts_the_end_of_every_machine_off(fleet: Fleet) -> None:
+    told = fleet.ssh("head", "neurofleet extend 3 --json")
+    assert told.returncode == 0, told.stderr
+    ends = json.loads(told.stdout)["ends"]
+    assert set(ends) == {"head", "steady-1", "steady-2", "spot-1"}
+    assert all(end == pytest.approx(time.time() + 3 * 3600, abs=60) for end in ends.values())
+    timer = fleet.ssh(
+        "steady-2", "systemctl show --property=TimersCalendar neurofleet-expiry.timer"
+    )
+    assert datetime.fromtimestamp(ends["steady-2"], UTC).strftime("%H:%M:%S UTC") in timer.stdout
+
+
+def test_spot_notice_in_the_middle_of_a_generation_changes_no_number(fleet: Fleet) -> None:
+    words = f"opt_l5pc -v --start --ipyparallel --offspring-size 4 --max-ngen 2 --seed 42 --run-dir {RUN}"
+    client = subprocess.Popen(
+        ["ssh", "-F", str(fleet.ssh_config), "head", words],
+        env=fleet.env(),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        process_group=0,
+    )
+    try:
+        count = (
+            "import sqlite3; print(sqlite3.connect('file:%s/scores.sqlite?mode=ro', uri=True)"
+            ".execute(\"SELECT count(*), count(CASE WHEN host LIKE 'spot%%' THEN 1 END)"
+            ' FROM score").fetchone())' % RUN
+        )
+
+        def some_are_scored() -> bool:
+            assert client.poll() is None, client.communicate()[0]
+            said = fleet.ssh("head", f'neurofleet-python -c "{count}"').stdout
+            found = re.match(r"\((\d+), (\d+)\)", said)
+            return bool(found) and int(found[1]) >= 4 and int(found[2]) >= 1
+
+        awaited(some_are_scored, 240, "units are scored, one of them by the spot machine")
+        spot = fleet.instances()["spot-1"]["InstanceId"]
+        taken = datetime.fromtimestamp(time.time() + 120, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        fleet.cloud.ask("notice", id=spot, time=taken)
+
+        def stopped() -> bool:
+            state = fleet.ssh("spot-1", "systemctl is-active ipengine@1.service").stdout
+            return state.strip() in ("inactive", "failed")
+
+        awaited(stopped, 60, "the engine has stopped")
+        assert client.poll() is None, "the run was over before the notice"
+        journal = fleet.ssh("spot-1", "sudo journalctl -u neurofleet-guard -o cat").stdout
+        assert "AWS takes this machine at" in journal
+        assert "the engines finish their units and take no more" in journal
+        # The machine's own end, with a shortened clock: nobody may ask but the fleet's account.
+        wish = json.dumps({"until": time.time() + 3})
+        folder = "/var/lib/neurofleet/work/guard"
+        fleet.ssh("spot-1", f"echo '{wish}' | sudo -u neurofleet tee {folder}/wish.json")
+        awaited(lambda: "spot-1" not in fleet.instances(), 60, "the spot machine has ended itself")
+        out, _ = client.communicate(timeout=400)
+    finally:
+        kill(client)
+    assert client.returncode == 0, out
+    # The numbers of BluePyOpt's own serial run.
+    assert re.search(r"\b4619\.05\b", out), out
+    assert re.search(r"\b4337\.42\b", out), out
+    cost = fleet.ssh("head", "neurofleet cost")
+    assert "individuals evaluated in" in cost.stdout, cost.stderr
+
+
+def test_scale_to_one_lets_the_worker_that_leaves_finish(fleet: Fleet) -> None:
+    before = boot_ids(fleet)
+    fleet.settings["aws_machines_pools"] = [STEADY, {**SPOT, "count": 0}]
+    done = fleet.run("playbooks/scale.yml")
+    assert done.code == 0, done.out[-6000:]
+    assert set(fleet.instances()) == {"head1", "steady-1"}
+    assert boot_ids(fleet) == {"steady-1": before["steady-1"]}
+    costs = json.loads(fleet.ssh("head", "neurofleet cost --json").stdout)
+    assert {pool["pool"]: pool["machines"] for pool in costs["pools"]} == {
+        "head": 1, "steady": 1, "spot": 0,
+    }  # fmt: skip
+
+
+def test_idle_worker_ends_first_and_the_head_when_results_are_fetched(fleet: Fleet) -> None:
+    fleet.settings["fleet_idle_minutes"] = 0.2
+    done = fleet.run("playbooks/configure.yml", "--tags", "guards")
+    assert done.code == 0, done.out[-6000:]
+    awaited(lambda: "steady-1" not in fleet.instances(), 90, "the idle worker has ended")
+    told = "kept until its results are fetched"
+
+    def kept() -> bool:
+        return told in fleet.ssh("head", "sudo journalctl -u neurofleet-guard -o cat").stdout
+
+    awaited(kept, 90, "the head keeps results")
+    assert set(fleet.instances()) == {"head1"}
+    done = fleet.run("playbooks/fetch.yml")
+    assert done.code == 0, done.out[-6000:]
+    here = fleet.home / "results" / "circle" / "admin-l5pc"
+    assert (here / "report.html").stat().st_size > 10_000
+    assert (here / "checkpoint.pkl").exists()
+    awaited(lambda: not fleet.instances(), 90, "the head has ended")
+
+
+def test_destroy_leaves_nothing(fleet: Fleet) -> None:
+    assert fleet.resources() != []
+    done = fleet.run(DESTROY, confirm="circle")
+    assert done.code == 0, done.out[-6000:]
+    assert "nothing of the fleet circle is left" in done.out
+    assert fleet.resources() == []
+    for operation, key in (
+        ("describe_vpcs", "Vpcs"), ("describe_volumes", "Volumes"),
+        ("describe_key_pairs", "KeyPairs"), ("describe_launch_templates", "LaunchTemplates"),
+    ):  # fmt: skip
+        left: list[Any] = fleet.api(operation)[key]
+        assert [item for item in left if not item.get("IsDefault")] == []
