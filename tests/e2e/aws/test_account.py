@@ -60,11 +60,11 @@ def shape(found: Fleet) -> dict[str, Any]:
     """Return what an account has of a fleet, without identifiers and times."""
     tagged = [{"Name": "tag:neurofleet:fleet", "Values": [found.name]}]
     groups = found.api("describe_security_groups", Filters=tagged)["SecurityGroups"]
-    machines = found.instances()
+    machines = found.instances().items()
     kinds = [line.split(" (")[0].rpartition(" ")[0] for line in found.resources()]
     return {
         "kinds": sorted(kinds),
-        "machines": {name: (i["InstanceType"], i.get("InstanceLifecycle")) for name, i in machines.items()},
+        "machines": {n: (i["InstanceType"], i.get("InstanceLifecycle")) for n, i in machines},
         "rules": sorted(
             (group["GroupName"].replace(found.name, ""), rule["FromPort"], rule["ToPort"],
              len(rule["UserIdGroupPairs"]), [r["CidrIp"] for r in rule["IpRanges"]])

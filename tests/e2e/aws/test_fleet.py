@@ -101,15 +101,17 @@ def test_site_makes_a_fleet_that_computes(fleet: Fleet) -> None:
     volumes = fleet.api("describe_volumes")["Volumes"]
     assert len(volumes) == 3
     assert all(volume["Encrypted"] for volume in volumes)
+    attribute = "instanceInitiatedShutdownBehavior"
     shutdown = [
-        fleet.api("describe_instance_attribute", InstanceId=i, Attribute="instanceInitiatedShutdownBehavior")
-        for i in ids
-    ]  # fmt: skip
+        fleet.api("describe_instance_attribute", InstanceId=i, Attribute=attribute) for i in ids
+    ]
     assert {s["InstanceInitiatedShutdownBehavior"]["Value"] for s in shutdown} == {"terminate"}
     # No account but root asks the metadata service, which has the machine's host key.
-    metadata = "curl --silent --max-time 3 http://169.254.169.254/latest/user-data"
-    python = f"python3 -c 'import urllib.request as u; u.urlopen(\"{metadata.split()[-1]}\")'"
+    url = "http://169.254.169.254/latest/user-data"
+    python = f"python3 -c 'import urllib.request as u; u.urlopen(\"{url}\")'"
     assert "Connection refused" in fleet.ssh("spot-1", python).stderr
+    # Root needs a token.
+    assert "HTTP Error 401" in fleet.ssh("spot-1", f"sudo {python}").stderr
     told = fleet.ssh("head", "neurofleet cost --json")
     costs = json.loads(told.stdout)
     assert {pool["pool"]: pool["machines"] for pool in costs["pools"]} == {
@@ -147,7 +149,8 @@ def test_extend_puts_the_end_of_every_machine_off(fleet: Fleet) -> None:
 
 
 def test_spot_notice_in_the_middle_of_a_generation_changes_no_number(fleet: Fleet) -> None:
-    words = f"opt_l5pc -v --start --ipyparallel --offspring-size 4 --max-ngen 2 --seed 42 --run-dir {RUN}"
+    words = "opt_l5pc -v --start --ipyparallel --offspring-size 4 --max-ngen 2 --seed 42"
+    words += f" --run-dir {RUN}"
     client = subprocess.Popen(
         ["ssh", "-F", str(fleet.ssh_config), "head", words],
         env=fleet.env(),
@@ -159,9 +162,8 @@ def test_spot_notice_in_the_middle_of_a_generation_changes_no_number(fleet: Flee
     )
     try:
         count = (
-            "import sqlite3; print(sqlite3.connect('file:%s/scores.sqlite?mode=ro', uri=True)"
-            ".execute(\"SELECT count(*), count(CASE WHEN host LIKE 'spot%%' THEN 1 END)"
-            ' FROM score").fetchone())' % RUN
+            f"import sqlite3; print(sqlite3.connect('file:{RUN}/scores.sqlite?mode=ro', uri=True)"
+            ".execute('SELECT count(*), sum(host LIKE ?) FROM score', ['spot%']).fetchone())"
         )
 
         def some_are_scored() -> bool:

@@ -1,0 +1,279 @@
+"""The guard of a machine: wishes, notices, idleness, results; without systemd."""
+
+from __future__ import annotations
+
+import http.server
+import json
+import os
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from neurofleet import guards
+from neurofleet.errors import UsageError
+from neurofleet.guards import expiry, idle, service
+from neurofleet.guards.spot import Metadata
+
+
+def settings(tmp_path: Path, **changes: Any) -> guards.Settings:
+    content = {
+        "schema_version": 1,
+        "on_head": False,
+        "idle_s": 0,
+        "connection_file": "/none",
+        "metadata_url": "",
+        "timer": "neurofleet-expiry.timer",
+        "most_h": 10,
+        "wishes": str(tmp_path),
+        "results_below": [str(tmp_path)],
+        **changes,
+    }
+    file = tmp_path / "guards.json"
+    file.write_text(json.dumps(content))
+    found = guards.read(file)
+    assert found is not None
+    return found
+
+
+@pytest.fixture
+def ends(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Ends that the timer was given."""
+    given: list[float] = []
+    monkeypatch.setattr(expiry, "put_off", lambda _timer, until: given.append(until))
+    return given
+
+
+@pytest.fixture
+def said(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
+    """What systemctl was told."""
+    told: list[tuple[str, ...]] = []
+
+    def systemctl(*words: str, may_fail: bool = False) -> str:
+        told.append(words)
+        return ""
+
+    monkeypatch.setattr(service, "systemctl", systemctl)
+    return told
+
+
+# -- settings and wishes -----------------------------------------------------------------
+
+
+def test_settings_that_are_damaged_are_refused_with_the_remedy(tmp_path: Path) -> None:
+    file = tmp_path / "guards.json"
+    assert guards.read(file) is None
+    for text in ("", "[]", "{}", '{"schema_version": 2}'):
+        file.write_text(text)
+        with pytest.raises(UsageError, match=r"cannot be used .* site\.yml --tags guards"):
+            guards.read(file)
+
+
+def test_wish_is_taken_once_and_bounded(tmp_path: Path, ends: list[float]) -> None:
+    mine = settings(tmp_path)
+    assert expiry.take_wish(mine, now=1000.0) == ""
+    (tmp_path / expiry.WISH).write_text('{"until": 5000}')
+    assert "1970-01-01 01:23:20 UTC" in expiry.take_wish(mine, now=1000.0)
+    assert expiry.take_wish(mine, now=1000.0) == ""
+    (tmp_path / expiry.WISH).write_text('{"until": 1e18}')
+    expiry.take_wish(mine, now=1000.0)
+    assert ends == [5000.0, 1000.0 + 10 * 3600]
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{}", '{"until": "x"}', '{"until": NaN}', '{"until": 1}', "\0" * 2000]
+)
+def test_wish_that_is_none_changes_nothing(tmp_path: Path, ends: list[float], text: str) -> None:
+    (tmp_path / expiry.WISH).write_text(text)
+    assert "not done" in expiry.take_wish(settings(tmp_path), now=1000.0)
+    assert not (tmp_path / expiry.WISH).exists()
+    assert ends == []
+
+
+def test_wish_that_is_a_link_or_a_pipe_is_not_followed(tmp_path: Path, ends: list[float]) -> None:
+    mine = settings(tmp_path)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.write_text('{"until": 5000}')
+    (tmp_path / expiry.WISH).symlink_to(elsewhere)
+    assert "could not be read" in expiry.take_wish(mine, now=1000.0)
+    os.mkfifo(tmp_path / expiry.WISH)
+    assert "not done" in expiry.take_wish(mine, now=1000.0)
+    assert not (tmp_path / expiry.WISH).exists()
+    assert elsewhere.exists()
+    assert ends == []
+
+
+def test_asking_waits_until_the_guard_has_seen_to_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ends: list[float]
+) -> None:
+    mine = settings(tmp_path)
+    monkeypatch.setenv("NEUROFLEET_GUARDS", str(tmp_path / "guards.json"))
+    monkeypatch.setattr(expiry, "ends_at", lambda _timer: ends[-1])
+
+    def take() -> None:
+        while not ends:
+            expiry.take_wish(mine, time.time())
+
+    guard = threading.Thread(target=take)
+    guard.start()
+    until = time.time() + 3600
+    assert expiry.ask_for(until, limit_s=10) == until
+    guard.join()
+    with pytest.raises(Exception, match="did not take the wish within"):
+        expiry.ask_for(until, limit_s=0.1)
+
+
+# -- notices -----------------------------------------------------------------------------
+
+
+class Service(http.server.BaseHTTPRequestHandler):
+    """As EC2's metadata service, version 2."""
+
+    notice = ""
+    token = "first"
+
+    def do_PUT(self) -> None:
+        self._answer(
+            200, self.token if self.headers["X-aws-ec2-metadata-token-ttl-seconds"] else ""
+        )
+
+    def do_GET(self) -> None:
+        if self.headers["X-aws-ec2-metadata-token"] != self.token:
+            self._answer(401, "")
+        elif self.path == "/latest/meta-data/spot/instance-action" and self.notice:
+            self._answer(200, self.notice)
+        else:
+            self._answer(404, "")
+
+    def _answer(self, code: int, text: str) -> None:
+        self.send_response(code)
+        self.send_header("Content-Length", str(len(text)))
+        self.end_headers()
+        self.wfile.write(text.encode())
+
+    def log_message(self, *_words: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def metadata(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    monkeypatch.setattr(Service, "notice", "")
+    monkeypatch.setattr(Service, "token", "first")
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Service) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+def test_notice_is_seen_when_it_comes_and_after_a_token_has_ended(
+    metadata: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = Metadata(metadata)
+    assert asked.taken_at() is None
+    notice = {"action": "terminate", "time": "2026-11-21T12:00:00Z"}
+    monkeypatch.setattr(Service, "notice", json.dumps(notice))
+    assert asked.taken_at() == 1795262400.0
+    monkeypatch.setattr(Service, "token", "second")
+    assert asked.taken_at() is None
+    assert asked.taken_at() == 1795262400.0
+    monkeypatch.setattr(Service, "notice", "what is this")
+    assert asked.taken_at() == pytest.approx(time.time(), abs=60)
+
+
+def test_metadata_service_that_does_not_answer_says_nothing() -> None:
+    assert Metadata("http://127.0.0.1:9").taken_at() is None
+
+
+def test_notice_stops_the_engines_and_kills_what_is_too_slow(
+    tmp_path: Path, metadata: str, monkeypatch: pytest.MonkeyPatch, said: list[tuple[str, ...]]
+) -> None:
+    monkeypatch.setattr(service, "SPOT_EVERY_S", 0.0)
+    guard = service.Guard(settings(tmp_path, metadata_url=metadata))
+    guard.step()
+    assert said == []
+    soon = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + 120))
+    monkeypatch.setattr(Service, "notice", json.dumps({"action": "terminate", "time": soon}))
+    for _ in range(3):
+        guard.step()
+    assert said == [("stop", "--no-block", "ipengines.target")]
+    monkeypatch.setattr(service, "RESERVE_S", 200.0)
+    guard.step()
+    assert said[-1] == ("kill", "--signal=KILL", "ipengine@*.service")
+
+
+# -- idleness ----------------------------------------------------------------------------
+
+
+def test_worker_is_busy_with_a_task_or_with_one_that_has_ended_meanwhile() -> None:
+    queues: dict[int, tuple[int, int]] | None = {3: (0, 7), 4: (1, 0)}
+    watch = idle.Idleness(lambda: queues, lambda: {3}, now=0.0)
+    assert watch.seconds(10.0) == 10.0  # the other engine is somebody else's
+    queues = {3: (1, 7)}
+    assert watch.seconds(20.0) == 0.0
+    queues = {3: (0, 8)}
+    assert watch.seconds(30.0) == 0.0
+    assert watch.seconds(40.0) == 10.0
+    queues = None  # no hub, no task
+    assert watch.seconds(100.0) == 70.0
+    queues = {3: (0, 9)}  # seen anew, after the hub was away
+    assert watch.seconds(110.0) == 80.0
+
+
+def test_head_is_needed_while_an_engine_is_registered() -> None:
+    queues = {3: (0, 0)}
+    watch = idle.Idleness(lambda: queues, None, now=0.0)
+    assert watch.seconds(50.0) == 0.0
+    queues = {}
+    assert watch.seconds(60.0) == 10.0
+
+
+def test_engines_here_are_those_that_left_a_note(tmp_path: Path) -> None:
+    for number, text in enumerate(['{"engine": 5}', "", '{"engine": null}']):
+        folder = tmp_path / f"ipengine-{number}"
+        folder.mkdir()
+        (folder / "neurofleet-engine-abc.json").write_text(text)
+    assert idle.engines_here(tmp_path) == {5}
+
+
+def test_run_counts_as_fetched_until_something_in_it_changes(tmp_path: Path) -> None:
+    run = tmp_path / "user" / "neurofleet-runs" / "one"
+    run.mkdir(parents=True)
+    (tmp_path / "user" / ".hidden" / "two").mkdir(parents=True)
+    (tmp_path / "user" / ".hidden" / "two" / "neurofleet-run.json").touch()
+    (run / "neurofleet-run.json").touch()
+    assert [*idle.not_fetched([tmp_path])] == [run]
+    (run / idle.FETCHED).touch()
+    os.utime(run / "neurofleet-run.json", (0, 0))
+    assert [*idle.not_fetched([tmp_path])] == []
+    (run / "report.html").touch()
+    later = time.time() + 10
+    os.utime(run / "report.html", (later, later))
+    assert [*idle.not_fetched([tmp_path])] == [run]
+
+
+def test_idle_head_waits_for_its_results_and_then_powers_off(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    said: list[tuple[str, ...]],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    results = tmp_path / "home"
+    (results / "run").mkdir(parents=True)
+    (results / "run" / "neurofleet-run.json").touch()
+    guard = service.Guard(
+        settings(tmp_path, on_head=True, idle_s=0.01, results_below=[str(results)])
+    )
+    time.sleep(0.02)
+    guard.step()
+    assert said == []
+    assert "kept until its results are fetched" in caplog.text
+    (results / "run" / idle.FETCHED).touch()
+    os.utime(results / "run" / "neurofleet-run.json", (0, 0))
+    monkeypatch.setattr(guard, "_next", {"spot": 0.0, "idle": 0.0})
+    guard.step()
+    assert said == [("poweroff",)]
