@@ -44,10 +44,11 @@ def fleet(cloud: Cloud, home: Path, name: str, **settings: Any) -> Fleet:
 
 
 @pytest.fixture(scope="module")
-def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cloud]:
+def cloud(tmp_path_factory: pytest.TempPathFactory, calls: dict[str, set[str]]) -> Iterator[Cloud]:
     require_control_node()
     with running(tmp_path_factory.mktemp("cloud") / "cloud.log") as found:
         yield found
+        calls["account"] = set(found.ask("calls"))
 
 
 @pytest.fixture(autouse=True)

@@ -80,7 +80,8 @@ class Machines:
         first = ipaddress.IPv4Network(network)
         self._fleet = local.Fleet(
             directory=directory,
-            cache=Path("/var/cache/neurofleet-machines"),
+            # Not the one of `make fleet`: the image is another, and only the newest is kept.
+            cache=Path("/var/cache/neurofleet-machines-aws"),
             release="bookworm",
             bridge=bridge,
             network=ipaddress.IPv4Interface(f"{first[1]}/{first.prefixlen}"),
