@@ -114,9 +114,16 @@ class Fleet:
             out, _ = process.communicate(timeout=limit_s)
         finally:
             kill(process)
+            self.hang_up()
         with (self.home / "playbooks.log").open("a") as log:
             log.write(out)
         return Finished(process.returncode, out, out)
+
+    def hang_up(self) -> None:
+        """End the connections that Ansible keeps for the next playbook."""
+        for socket in (self.home / "cp").glob("*"):
+            command = ["ssh", "-O", "exit", "-o", f"ControlPath={socket}", "-"]
+            subprocess.run(command, capture_output=True, timeout=10, check=False)
 
     def env(self) -> dict[str, str]:
         """Return the environment of somebody with credentials."""
@@ -127,6 +134,7 @@ class Fleet:
             "XDG_STATE_HOME": str(self.home / "state"),
             "XDG_CACHE_HOME": str(self.home / "cache"),
             "ANSIBLE_NOCOLOR": "1",
+            "ANSIBLE_SSH_CONTROL_PATH_DIR": str(self.home / "cp"),
             "ANSIBLE_LOCALHOST_WARNING": "false",
             "ANSIBLE_DEPRECATION_WARNINGS": "false",
             "AWS_ENDPOINT_URL": self.cloud.endpoint,
@@ -160,7 +168,8 @@ class Fleet:
     def api(self, operation: str, **arguments: Any) -> dict[str, Any]:
         """Call EC2 as somebody would by hand; times come as text."""
         code = (
-            "import boto3, json, sys; ec2 = boto3.client('ec2', region_name='eu-central-1');"
+            "import boto3, json, sys; from botocore.config import Config;"
+            "ec2 = boto3.client('ec2', 'eu-central-1', config=Config(user_agent_extra='by-hand'));"
             f"print(json.dumps(ec2.{operation}(**json.load(sys.stdin)), default=str))"
         )
         done = subprocess.run(

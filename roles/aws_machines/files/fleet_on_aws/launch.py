@@ -6,6 +6,7 @@ import hashlib
 import json
 import subprocess
 import tempfile
+import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 
 import botocore.exceptions
 
+from . import existing
 from .account import Account
 from .errors import NO_CAPACITY, AwsError, code_of, one_line
 from .existing import fleet_tags, tag_list, tagged
@@ -21,6 +23,10 @@ from .wanted import HEAD, HOST_KEY, NAME
 
 #: RunInstances is allowed two calls a second, with a reserve of a thousand machines.
 AT_ONCE = 4
+#: How long a new machine may take to run, and what it uses to be known everywhere [s].
+SEEN_WITHIN_S = 180.0
+SETTLE_S = 30.0
+LOOK_EVERY_S = 2.0
 
 
 def gateway(account: Account, plan: Plan, vpc: str) -> list[str]:
@@ -179,10 +185,31 @@ def machines(account: Account, plan: Plan, names: Mapping[str, str]) -> tuple[li
                 short += lacking
             except AwsError as error:
                 failures.append(error)
+    _wait_until_seen(account, plan, [line.split()[0] for line in changed])
     if failures:
         more = f" ({len(failures)} machines)" if len(failures) > 1 else ""
         raise AwsError(f"{failures[0]}{more}")
     return changed, short
+
+
+def _wait_until_seen(account: Account, plan: Plan, names: list[str]) -> None:
+    """Wait until AWS lists new machines as running, which also gives them their addresses."""
+    until = time.monotonic() + SEEN_WITHIN_S
+    waiting = set(names)
+    while waiting and time.monotonic() < until:
+        there = existing.machines(account, plan.wanted.fleet)
+        waiting = {name for name in waiting if (name, "running") not in _states(there)}
+        if waiting:
+            time.sleep(LOOK_EVERY_S)
+    if waiting:
+        raise AwsError(
+            f"{', '.join(sorted(waiting))} did not run within {SEEN_WITHIN_S:.0f} s. See the"
+            " instances in AWS's console, and run the same command again."
+        )
+
+
+def _states(there: list[existing.Machine]) -> set[tuple[str, str]]:
+    return {(machine.name, machine.state) for machine in there}
 
 
 def _launch(
@@ -203,7 +230,8 @@ def _launch(
     token = hashlib.sha256(f"{fleet} {name} {public}".encode()).hexdigest()[:64]
     try:
         with one_line(f"launching {name}"):
-            account.ec2.run_instances(
+            _run_instances(
+                account,
                 LaunchTemplate={"LaunchTemplateName": template, "Version": "$Latest"},
                 MinCount=1,
                 MaxCount=1,
@@ -223,6 +251,19 @@ def _launch(
             return [], [f"{name}: AWS has no {kind} machine in {planned.zone} now"]
         raise
     return [f"{name} launched"], []
+
+
+def _run_instances(account: Account, **arguments: Any) -> None:
+    """Launch; what was made a moment ago may not be known everywhere in AWS yet."""
+    until = time.monotonic() + SETTLE_S
+    while True:
+        try:
+            account.ec2.run_instances(**arguments)
+            return
+        except botocore.exceptions.ClientError as error:
+            if ".NotFound" not in code_of(error) or time.monotonic() > until:
+                raise
+            time.sleep(LOOK_EVERY_S)
 
 
 def new_host_key(name: str) -> tuple[str, str]:

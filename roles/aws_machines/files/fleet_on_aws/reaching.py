@@ -38,7 +38,8 @@ def wait(config: str, names: list[str], limit_s: float) -> None:
         told = "; ".join(f"{name}: {why}" for name, why in failed.items())
         raise AwsError(
             f"not reached within {limit_s:g} s: {told}. See what the machine says with `aws ec2"
-            " get-console-output`, then run the same command again."
+            " get-console-output`; one that is broken, end with `aws ec2 terminate-instances`."
+            " Then run the same command again."
         )
 
 

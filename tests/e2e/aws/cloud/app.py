@@ -1,6 +1,6 @@
 """AWS for the tests: moto's server, with what moto leaves out.
 
-* Every call is written down; the policy in docs/aws.md is compared with it.
+* Every call of the playbooks is written down; the policy in docs/aws.md is compared with it.
 * Calls can be made to fail as AWS fails them, or be held while whoever made them is killed.
 * A launch template's settings reach the machine, as on AWS; moto drops most of them.
 * There is a price list, in the price list's own format; moto has none.
@@ -103,7 +103,8 @@ class Cloud:
         form = dict(parse_qsl(body.decode(), keep_blank_values=True))
         action = form.get("Action", "")
         service = environ.get("HTTP_AUTHORIZATION", "").partition("Credential=")[2].split("/")
-        self._note(f"{service[3] if len(service) > 3 else 'unknown'}:{action}")
+        if "by-hand" not in environ.get("HTTP_USER_AGENT", ""):
+            self._note(f"{service[3] if len(service) > 3 else 'unknown'}:{action}")
         fault = self._fault(action, form)
         if fault and fault.code:
             return _error(start, fault)
