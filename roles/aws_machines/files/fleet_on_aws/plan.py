@@ -124,7 +124,8 @@ def expiry(hours: float) -> str:
 
 def _sorted_out(pool: Pool, zone: str, mine: list[Machine]) -> tuple[list[Machine], list[Machine]]:
     """Return who stays and who leaves: the highest numbers, and what is of another kind."""
-    right, wrong = [], []
+    right: list[Machine] = []
+    wrong: list[Machine] = []
     for machine in sorted(mine, key=lambda machine: machine.number):
         same = machine.type == pool.type and machine.spot == pool.spot
         same = same and (not pool.zone or machine.zone == zone)

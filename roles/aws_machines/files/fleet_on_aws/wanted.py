@@ -119,7 +119,8 @@ def read(settings: Mapping[str, Any]) -> Wanted:
         zone_bits = int(settings["zone_bits"])
     except ValueError as error:
         raise AwsError(
-            f"aws_machines_network is {settings['network']!r} ({error}). Write it like 10.77.0.0/16."
+            f"aws_machines_network is {settings['network']!r} ({error}). Write it like"
+            " 10.77.0.0/16."
         ) from None
     if not 16 <= network.prefixlen <= zone_bits - 4 <= 24 or not network.is_private:
         raise AwsError(
