@@ -116,7 +116,7 @@ class Cloud:
         if fault and fault.hold:
             with self._lock:
                 self.held.append(f"{fault.fleet}:{action}")
-            self._release.wait(60)
+            self._release.wait(150)
         return answer
 
     def _asked(self, path: str, data: dict[str, Any]) -> Any:
