@@ -15,8 +15,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
+from e2e.processes import command as command_of
+from e2e.processes import end
 from e2e.running import Finished
 
 ROOT = Path(__file__).parents[3]
@@ -124,6 +127,9 @@ class Fleet:
         for socket in (self.home / "cp").glob("*"):
             command = ["ssh", "-O", "exit", "-o", f"ControlPath={socket}", "-"]
             subprocess.run(command, capture_output=True, timeout=10, check=False)
+        # What ssh started to go through the head outlives it for a while.
+        way = [str(self.ssh_config), "-W"]
+        end(p for p in psutil.process_iter() if all(word in command_of(p) for word in way))
 
     def env(self) -> dict[str, str]:
         """Return the environment of somebody with credentials."""
