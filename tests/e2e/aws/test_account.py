@@ -213,8 +213,12 @@ def test_faults_of_aws_are_retried_or_named_and_the_fleet_is_mended(
     before = mine.instances()
     mine.api("terminate_instances", InstanceIds=[before["steady-1"]["InstanceId"]])
     mine.api("stop_instances", InstanceIds=[before["head1"]["InstanceId"]])
+    # And the pool that is to be filled gets larger disks: a new version of its template.
+    mine.settings["aws_machines_pools"][1]["disk_gb"] = 20
     done = mine.run(PROVISION)
     assert done.code == 0, done.out
+    volumes = mine.api("describe_volumes", Filters=tagged)["Volumes"]
+    assert sorted(v["Size"] for v in volumes if v["State"] == "in-use") == [16, 16, 20]
     after = mine.instances()
     assert set(after) == {"head1", "steady-1", "spot-1"}
     assert after["head1"]["InstanceId"] == before["head1"]["InstanceId"]
