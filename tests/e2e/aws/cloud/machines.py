@@ -118,8 +118,9 @@ class Machines:
         local.down(self._fleet.directory)
 
     def by_address(self, address: str) -> Any:
-        """Return the instance with this private address."""
-        return next((i for i in self._instances() if i.private_ip == address), None)
+        """Return the running instance with this private address; it is given out again."""
+        running = (i for i in self._instances() if i.state == "running")
+        return next((i for i in running if i.private_ip == address), None)
 
     def _instances(self) -> list[Any]:
         backend = ec2_backends[DEFAULT_ACCOUNT_ID][self._region]
