@@ -16,7 +16,7 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,7 +28,7 @@ from neurofleet.errors import (
     WorkloadFailed,
     first_line,
 )
-from neurofleet.farm import ByName, FarmState, Preparation, Task
+from neurofleet.farm import ByName, FarmState, Preparation, Task, stopped_gently
 from neurofleet.hub import known_tasks
 
 #: Tasks given to the scheduler per usable engine: one runs, one waits behind it.
@@ -62,6 +62,7 @@ class _Engine:
 class _Run:
     """The state of one ``EngineFarm.run``."""
 
+    drawn: Iterator[Task] = field(default_factory=lambda: iter(()))
     waiting: list[tuple[float, int, Task]] = field(default_factory=list)
     out: dict[str, Task] = field(default_factory=dict)  # by message id
     done: set[Any] = field(default_factory=set)
@@ -106,12 +107,18 @@ class EngineFarm:
         self._events: queue.SimpleQueue[tuple[str, Any, Any]] = queue.SimpleQueue()
         self._empty_since: float | None = None
         self._probing = False
+        self._stopping = False
         self._order = itertools.count()
 
     @property
     def size(self) -> int:
         """Number of engines that are ready."""
         return sum(engine.ready for engine in self._engines.values())
+
+    @property
+    def client(self) -> Any:
+        """The ``ipyparallel.Client`` in use; another one after the connection was lost."""
+        return self._client
 
     def open(self) -> None:
         """Connect, and prepare every engine that is there; nothing if some are ready already.
@@ -137,8 +144,23 @@ class EngineFarm:
         )
         return self.size > 0 and settled >= max(self._source.expected, len(self._engines))
 
-    def run(self, tasks: Iterable[Task], on_result: Callable[[Task, Any], None]) -> None:
+    def run(
+        self,
+        tasks: Iterable[Task],
+        on_result: Callable[[Task, Any], None],
+        on_failure: Callable[[Task, WorkloadFailed], None] | None = None,
+    ) -> None:
         """Run all tasks; return when each has a result.
+
+        Parameters
+        ----------
+        tasks : iterable of Task
+            An iterator is drawn from when an engine could take a task, so it can make
+            its next one of what is known by then; anything else is ordered by weight.
+        on_result : callable
+            Called in this thread as each task ends.
+        on_failure : callable or None
+            Called for a task that failed for good; without it the run ends.
 
         Raises
         ------
@@ -146,19 +168,28 @@ class EngineFarm:
             A task failed on several engines; its last error is told.
         EnginesUnreachable, TooFewEngines
             The limits of the source or of ``engine_timeout_s`` were reached.
+        Interrupted
+            ``stop_gently`` was called; what engines had begun has been handed over.
         """
         if self._client is None:
             self._connect()
         run = _Run()
-        for task in tasks:
-            self._enqueue(run, task, task.weight)
-        total = len(run.waiting)
+        if isinstance(tasks, Iterator):
+            run.drawn = tasks
+        else:
+            for task in tasks:
+                self._enqueue(run, task, task.weight)
         try:
-            while len(run.done) < total:
-                self._submit(run)
-                self._step(run, on_result)
+            while self._submit(run) or run.out:
+                self._step(run, on_result, on_failure)
         finally:
             self._keep_what_arrived(run, on_result)
+        if self._stopping:
+            raise stopped_gently()
+
+    def stop_gently(self) -> None:
+        """Give out no further task; ``run`` returns when what is under way has ended."""
+        self._stopping = True
 
     def close(self) -> None:
         """Disconnect, and end engines that were started for this farm."""
@@ -177,12 +208,21 @@ class EngineFarm:
     def _enqueue(self, run: _Run, task: Task, weight: float) -> None:
         heapq.heappush(run.waiting, (-weight, next(self._order), task))
 
-    def _submit(self, run: _Run) -> None:
-        """Give the scheduler tasks until the window is full."""
+    def prepare_for(self, preparation: Preparation) -> None:
+        """Have every engine prepared anew, for something else."""
+        self._preparation = preparation
+        for engine_id, engine in list(self._engines.items()):
+            engine.ready, engine.left_out = False, None
+            self._prepared(engine_id, engine.identity, None)
+
+    def _submit(self, run: _Run) -> bool:
+        """Give the scheduler tasks until the window is full; tell whether more are waiting."""
+        if self._stopping:
+            return False
         ready = [engine_id for engine_id, engine in self._engines.items() if engine.ready]
         # Each target named makes each message longer: none is when all may have it.
         targets = None if len(ready) == len(self._engines) else ready
-        while run.waiting and ready and len(run.out) < WINDOW * len(ready):
+        while self._draw(run) and ready and len(run.out) < WINDOW * len(ready):
             _, _, task = heapq.heappop(run.waiting)
             if task.key in run.done:
                 continue
@@ -194,8 +234,22 @@ class EngineFarm:
             message = result.msg_ids[0]
             run.out[message] = task
             result.add_done_callback(lambda done, m=message: self._events.put(("task", m, done)))
+        return bool(run.waiting)
 
-    def _step(self, run: _Run, on_result: Callable[[Task, Any], None]) -> None:
+    def _draw(self, run: _Run) -> bool:
+        """Tell whether a task waits, after drawing the next one if none does."""
+        if not run.waiting:
+            task = next(run.drawn, None)
+            if task is not None:
+                self._enqueue(run, task, task.weight)
+        return bool(run.waiting)
+
+    def _step(
+        self,
+        run: _Run,
+        on_result: Callable[[Task, Any], None],
+        on_failure: Callable[[Task, WorkloadFailed], None] | None = None,
+    ) -> None:
         """Handle one event, or the passing of time."""
         self._update_engines(run)
         try:
@@ -204,7 +258,7 @@ class EngineFarm:
             self._watch_for_stalls(run)
             return
         if kind == "task":
-            self._task_ended(run, name, value, on_result)
+            self._task_ended(run, name, value, on_result, on_failure)
         elif kind == "prepared":
             engine_id, identity = name
             self._prepared(engine_id, identity, value)
@@ -270,7 +324,12 @@ class EngineFarm:
     # -- tasks --------------------------------------------------------------------
 
     def _task_ended(
-        self, run: _Run, message: str, done: Any, on_result: Callable[[Task, Any], None]
+        self,
+        run: _Run,
+        message: str,
+        done: Any,
+        on_result: Callable[[Task, Any], None],
+        on_failure: Callable[[Task, WorkloadFailed], None] | None,
     ) -> None:
         task = run.out.pop(message, None)
         run.missed.discard(message)
@@ -281,7 +340,7 @@ class EngineFarm:
         try:
             result = done.get(timeout=0)
         except Exception as error:
-            self._task_failed(run, task, error)
+            self._task_failed(run, task, error, on_failure)
             return
         if self._is_not_ready(result):
             for engine_id, engine in self._engines.items():
@@ -294,19 +353,31 @@ class EngineFarm:
         run.done.add(task.key)
         on_result(task, result)
 
-    def _task_failed(self, run: _Run, task: Task, error: Exception) -> None:
+    def _task_failed(
+        self,
+        run: _Run,
+        task: Task,
+        error: Exception,
+        on_failure: Callable[[Task, WorkloadFailed], None] | None,
+    ) -> None:
         lost = getattr(error, "ename", type(error).__name__) in _LOST
         counts, limit = (run.losses, MOST_LOSSES) if lost else (run.failures, MOST_FAILURES)
         counts[task.key] = counts.get(task.key, 0) + 1
         if counts[task.key] >= limit:
             how = f"lost its engine {limit} times" if lost else f"failed on {limit} tries"
-            raise WorkloadFailed(
+            failure = WorkloadFailed(
                 f"{task.function.__name__} {how}: {_remote_failure(error).what}",
                 remedy="Look at the engines' logs, then run the same command again;"
                 " what was scored is kept",
             )
+            if on_failure is None:
+                raise failure
+            run.done.add(task.key)
+            on_failure(task, failure)
+            return
         logger.info("resubmitting %s: %s", task.key, first_line(error))
-        self._enqueue(run, task, float("inf"))
+        for part in task.parts() if lost else (task,):
+            self._enqueue(run, part, float("inf"))
 
     def _keep_what_arrived(self, run: _Run, on_result: Callable[[Task, Any], None]) -> None:
         """Hand over results that are here already, also when the run is broken off."""

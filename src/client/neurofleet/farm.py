@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import pkgutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
+
+from neurofleet.errors import Interrupted, WorkloadFailed
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,10 @@ class Task(NamedTuple):
     function: Callable[..., Any]
     args: tuple[Any, ...]
     weight: float = 0.0
+
+    def parts(self) -> Sequence[Task]:
+        """Return what is submitted in its place when its engine was lost."""
+        return (self,)
 
 
 class FarmState(NamedTuple):
@@ -92,8 +98,16 @@ class Farm(Protocol):
     def open(self) -> None:
         """Make at least one engine ready."""
 
-    def run(self, tasks: Iterable[Task], on_result: Callable[[Task, Any], None]) -> None:
+    def run(
+        self,
+        tasks: Iterable[Task],
+        on_result: Callable[[Task, Any], None],
+        on_failure: Callable[[Task, WorkloadFailed], None] | None = None,
+    ) -> None:
         """Run all tasks; ``on_result`` is called in this thread as each one ends."""
+
+    def stop_gently(self) -> None:
+        """Begin no further task."""
 
     def close(self) -> None:
         """Let go of the engines."""
@@ -113,6 +127,7 @@ class SerialFarm:
     size = 1
 
     def __init__(self, prepare: Callable[[], None], release: Callable[[], None]) -> None:
+        self._stopping = False
         self._prepare = prepare
         self._release = release
 
@@ -120,11 +135,52 @@ class SerialFarm:
         """Prepare this process."""
         self._prepare()
 
-    def run(self, tasks: Iterable[Task], on_result: Callable[[Task, Any], None]) -> None:
-        """Run all tasks in the order given."""
+    def run(
+        self,
+        tasks: Iterable[Task],
+        on_result: Callable[[Task, Any], None],
+        on_failure: Callable[[Task, WorkloadFailed], None] | None = None,
+    ) -> None:
+        """Run all tasks in the order given; what one raises is raised."""
         for task in tasks:
-            on_result(task, task.function(*task.args))
+            if self._stopping:
+                raise stopped_gently()
+            try:
+                result = task.function(*task.args)
+            except WorkloadFailed as failure:
+                if on_failure is None:
+                    raise
+                on_failure(task, failure)
+                continue
+            on_result(task, result)
+
+    def stop_gently(self) -> None:
+        """Begin no further task."""
+        self._stopping = True
 
     def close(self) -> None:
         """Release what was prepared."""
         self._release()
+
+
+def check_engine(told: Mapping[str, Any], ours: Mapping[str, str]) -> None:
+    """Compare an engine's answer to ``tasks.probe`` with the versions wanted.
+
+    Raises
+    ------
+    WorkloadFailed
+        One differs.
+    """
+    theirs = {**told["versions"], "neurofleet": told["neurofleet"], "Python": told.get("python")}
+    for name, version in ours.items():
+        if theirs.get(name) != version:
+            raise WorkloadFailed(
+                f"the engine on {told['host']} has {name} {theirs.get(name)},"
+                f" this machine has {version}",
+                remedy="Install the same lock on both; results could differ",
+            )
+
+
+def stopped_gently() -> Interrupted:
+    """Return what a farm raises after ``stop_gently``."""
+    return Interrupted("stopped at a safe point", remedy="Run the same command again to go on")

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from neurofleet import checkpoint, engines_for_model
+from neurofleet.backends.choice import EngineChoice
 from neurofleet.engine import host_cache, tasks
 from neurofleet.engine.outcome import Description
 from neurofleet.engine.warm_process import WarmProcess
-from neurofleet.engines_for_model import EngineChoice
 from neurofleet.errors import FleetError, Interrupted, RunDirectoryError, UsageError
 from neurofleet.evolution import Settings, State, evolve
 from neurofleet.farm import Farm, FarmState

@@ -106,6 +106,15 @@ def engine_options(command: Command) -> Command:
     """Add the options that every command with engines has."""
     options = [
         click.option(
+            "--backend",
+            type=click.Choice(["auto", "serial", "local", "profile"]),
+            default="auto",
+            show_default=True,
+            help="serial: this process; local: this machine's cores; profile: a running"
+            " controller; auto: this head's fleet, else a running controller of the profile,"
+            " else local.",
+        ),
+        click.option(
             "--engines",
             type=int,
             metavar="N",

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import click
+from click.core import ParameterSource
 
 from neurofleet.cli.common import (
     CONTEXT,
@@ -111,6 +112,7 @@ def opt_l5pc(
     ipyparallel: bool,
     diversity: Path | None,
     verbose: int,
+    backend: str,
     engines: int | None,
     profile: str | None,
     engine_timeout: float,
@@ -152,14 +154,15 @@ def opt_l5pc(
         click.echo(l5pc.compile_mechanisms(model, spec))
     if start or continu:
         logger.debug("Doing start or continue")
+        from neurofleet.backends.choice import EngineChoice
         from neurofleet.cli.optimising import optimise_and_tell
-        from neurofleet.engines_for_model import EngineChoice
         from neurofleet.evolution import Settings
         from neurofleet.optimise import Request
 
         parallel = ipyparallel or bool(os.environ.get("L5PCBENCHMARK_USEIPYP"))
-        local = engines is not None and profile is None
-        backend = ("local" if local else "auto") if parallel else "serial"
+        if click.get_current_context().get_parameter_source("backend") is ParameterSource.DEFAULT:
+            local = engines is not None and profile is None
+            backend = ("local" if local else "auto") if parallel else "serial"
         request = Request(
             name="l5pc" if sim == "nrn" else f"l5pc-{sim}",
             model=model,

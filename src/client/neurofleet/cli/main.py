@@ -17,6 +17,8 @@ from neurofleet.cli.common import (
     typed,
     version_option,
 )
+from neurofleet.cli.items import map_command
+from neurofleet.cli.workloads import run_command
 from neurofleet.errors import UsageError
 
 
@@ -94,15 +96,6 @@ def cli() -> None:
     "--cxpb", type=float, default=1.0, show_default=True, help="Probability of crossover."
 )
 @click.option(
-    "--backend",
-    type=click.Choice(["auto", "serial", "local", "profile"]),
-    default="auto",
-    show_default=True,
-    help="serial: this process; local: this machine's cores; profile: a running"
-    " controller; auto: this head's fleet, else a running controller of the profile,"
-    " else local.",
-)
-@click.option(
     "--checkpoint",
     type=click.Path(dir_okay=False, path_type=Path),
     metavar="FILE",
@@ -143,8 +136,8 @@ def optimise(
 
     The same command again goes on where the last one stopped; nothing is simulated twice.
     """
+    from neurofleet.backends.choice import EngineChoice
     from neurofleet.cli.optimising import optimise_and_tell
-    from neurofleet.engines_for_model import EngineChoice
     from neurofleet.evolution import Settings
     from neurofleet.model import EvaluatorSpec
     from neurofleet.optimise import Request
@@ -219,6 +212,10 @@ def _json_object(text: str) -> dict[str, Any]:
             remedy='Give an object such as {"etype": "cNAD_ltb"}',
         )
     return value
+
+
+cli.add_command(map_command)
+cli.add_command(run_command)
 
 
 def main() -> None:
