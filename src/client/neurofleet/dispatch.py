@@ -43,8 +43,6 @@ STALL_S = 30.0
 PROBE_S = 10.0
 #: A task that fails (not: whose engine is lost) so often is not tried again.
 MOST_FAILURES = 3
-#: A task whose engine was lost so often is taken to be the cause.
-MOST_LOSSES = 10
 
 logger = logging.getLogger(__name__)
 
@@ -361,10 +359,14 @@ class EngineFarm:
         on_failure: Callable[[Task, WorkloadFailed], None] | None,
     ) -> None:
         lost = getattr(error, "ename", type(error).__name__) in _LOST
-        counts, limit = (run.losses, MOST_LOSSES) if lost else (run.failures, MOST_FAILURES)
+        counts, limit = (run.losses, task.most_losses) if lost else (run.failures, MOST_FAILURES)
         counts[task.key] = counts.get(task.key, 0) + 1
         if counts[task.key] >= limit:
-            how = f"lost its engine {limit} times" if lost else f"failed on {limit} tries"
+            how = (
+                f"lost its engine {limit} time{'s'[: limit > 1]}"
+                if lost
+                else f"failed on {limit} tries"
+            )
             failure = WorkloadFailed(
                 f"{task.function.__name__} {how}: {_remote_failure(error).what}",
                 remedy="Look at the engines' logs, then run the same command again;"

@@ -51,6 +51,11 @@ class Task(NamedTuple):
     args: tuple[Any, ...]
     weight: float = 0.0
 
+    @property
+    def most_losses(self) -> int:
+        """After so many lost engines the task is taken to be the cause."""
+        return 10
+
     def parts(self) -> Sequence[Task]:
         """Return what is submitted in its place when its engine was lost."""
         return (self,)

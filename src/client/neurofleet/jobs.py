@@ -34,6 +34,8 @@ BATCH_BYTES, BATCH_ITEMS = 1_000_000, 2_000
 SHARE = 1 / 3
 #: How long an engine waits for another one of its host to receive a job [s].
 RECEIVE_S = 20.0
+#: An item whose engine was lost so often is taken to be the cause; the others go on.
+MOST_LOSSES = 3
 #: Largest job that is sent to a host [bytes].
 LARGEST_JOB = 512 * 1024 * 1024
 
@@ -125,10 +127,9 @@ class JobPreparation:
             wait_s = RECEIVE_S if answer["host"] in self._sent else 0.0
             return (on_engine.prepare, self._job.digest, None, wait_s)
         if isinstance(answer, Missing):
-            if answer.host in self._sent:
-                # Being received now; if it is still missing then, its receiver was lost.
-                self._sent.discard(answer.host)
+            if answer.host in self._sent and not answer.waited:
                 return (on_engine.prepare, self._job.digest, None, RECEIVE_S)
+            # The first of its host, or whoever was receiving it there was lost.
             self._sent.add(answer.host)
             return (on_engine.prepare, self._job.digest, self._job.payload)
         return None
@@ -170,6 +171,11 @@ class _Batch(Task):
     """Some items in one task; one by one if the engine that has them is lost."""
 
     __slots__ = ()
+
+    @property
+    def most_losses(self) -> int:
+        """Fewer than a task's: the item fails, the others and the run go on."""
+        return MOST_LOSSES if len(self.key) == 1 else MOST_LOSSES + 1
 
     def parts(self) -> Sequence[Task]:
         """Return a task for each item, so that the one that ends engines is found."""
@@ -338,7 +344,8 @@ def run_items(
 @contextlib.contextmanager
 def _own_code_travels() -> Iterator[None]:
     """Have functions of a person's own files pickled with their code: engines lack the files."""
-    own = own_modules()
+    known = cloudpickle.list_registry_pickle_by_value()
+    own = {m.__name__: m for m in own_modules() if m.__name__ not in known}.values()
     for module in own:
         cloudpickle.register_pickle_by_value(module)
     try:

@@ -41,9 +41,10 @@ _loaded: OrderedDict[str, Callable[[Any], Any]] = OrderedDict()
 
 @dataclass(frozen=True)
 class Missing:
-    """A host's answer: it does not have the job."""
+    """A host's answer: it does not have the job, also after a wait for another engine."""
 
     host: str
+    waited: bool = False
 
 
 class Ended(NamedTuple):
@@ -131,7 +132,7 @@ def prepare(digest: str, payload: bytes | None = None, wait_s: float = 0.0) -> A
         while not file.exists() and time.monotonic() < until:
             time.sleep(LOOK_S)
         if not file.exists():
-            return Missing(socket.gethostname())
+            return Missing(socket.gethostname(), wait_s > 0)
         _job(digest)
         return socket.gethostname()
     except FleetError as error:
