@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from neurofleet.backends import EngineSource
 from neurofleet.backends.choice import EngineChoice, engine_source
+from neurofleet.backends.slurm import SlurmRequest
 from neurofleet.dispatch import EngineFarm
 from neurofleet.engine.job import Missing
 from neurofleet.errors import FleetError, UsageError, WorkloadFailed
@@ -76,6 +77,37 @@ class Fleet:
         """
         return cls(EngineChoice("profile", None, name, timeout_s))
 
+    @classmethod
+    def slurm(
+        cls,
+        engines: int | None = None,
+        *,
+        partition: str | None = None,
+        time: str | None = None,
+        account: str | None = None,
+        options: Sequence[str] = (),
+        timeout_s: float = 300.0,
+        queue_timeout_s: float = 86400.0,
+    ) -> Fleet:
+        """Engines of a Slurm job, which ends with the block.
+
+        Parameters
+        ----------
+        engines : int or None
+            How many, one core each; ``None`` is all tasks of the allocation that this
+            program runs in.
+        partition, time, account : str or None
+            As sbatch takes them.
+        options : sequence of str
+            More options of sbatch, such as ``--mem-per-cpu=2G``.
+        timeout_s : float
+            How long to wait while the job runs and no engine can be used [s].
+        queue_timeout_s : float
+            How long the job may be pending [s].
+        """
+        request = SlurmRequest(partition, time, account, tuple(options), queue_timeout_s)
+        return cls(EngineChoice("slurm", engines, None, timeout_s, request))
+
     def __enter__(self) -> Self:
         """Connect; at least one engine is there when this returns.
 
@@ -88,7 +120,7 @@ class Fleet:
             raise UsageError(
                 "these engines are in use already", remedy="Make another Fleet for another block"
             )
-        self._folder = Path(tempfile.mkdtemp(prefix="neurofleet-"))
+        self._folder = Path(tempfile.mkdtemp(prefix=".neurofleet-", dir=self._choice.scratch))
         try:
             self._source, _ = engine_source(self._choice, self._folder / "engines")
             self._farm = EngineFarm(

@@ -83,19 +83,11 @@ class Request:
             raise UsageError(
                 f"{self.max_ngen} generations are none", remedy="Give --max-ngen of at least 1"
             )
-        if self.engines.count is not None and self.engines.count < 1:
+        if self.unit_timeout_s is not None and not 0 < self.unit_timeout_s < float("inf"):
             raise UsageError(
-                f"{self.engines.count} engines cannot compute anything",
-                remedy="Give --engines of at least 1, or leave it out for one per core",
+                f"a limit of {self.unit_timeout_s:g} s is none",
+                remedy="Give --unit-timeout above 0, in seconds",
             )
-        for name, value in (
-            ("unit-timeout", self.unit_timeout_s),
-            ("engine-timeout", self.engines.timeout_s),
-        ):
-            if value is not None and not 0 < value < float("inf"):
-                raise UsageError(
-                    f"a limit of {value:g} s is none", remedy=f"Give --{name} above 0, in seconds"
-                )
 
     @property
     def directory(self) -> RunDirectory:

@@ -107,7 +107,9 @@ class SlurmCluster:
             words, input=stdin, capture_output=True, text=True, timeout=timeout_s, check=False
         )
         if check and done.returncode:
-            raise AssertionError(f"{command!r} on {on}: {done.returncode}\n{done.stdout}{done.stderr}")
+            raise AssertionError(
+                f"{command!r} on {on}: {done.returncode}\n{done.stdout}{done.stderr}"
+            )
         return done
 
     def start(self, command: str, log: Path, *, on: str = LOGIN) -> subprocess.Popen[bytes]:

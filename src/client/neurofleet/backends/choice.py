@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from neurofleet import manifest
 from neurofleet.backends import EngineSource
 from neurofleet.backends.local import LocalEngines, usable_cores
 from neurofleet.backends.profile import ProfileEngines
+from neurofleet.backends.slurm import SlurmEngines, SlurmRequest
+from neurofleet.errors import UsageError
 
 
 @dataclass(frozen=True)
@@ -20,19 +22,54 @@ class EngineChoice:
     backend : str
         ``serial`` (none: this process), ``local`` (this machine's cores), ``profile``
         (a running controller), ``auto`` (the fleet if this machine is a head, else a
-        running controller of the profile if there is one, else this machine's cores).
+        running controller of the profile if there is one, else this machine's cores),
+        ``slurm`` (a job).
     count : int or None
-        Local engines to start; ``None`` is one per usable core.
+        Engines to start; ``None`` is one per usable core, or all tasks of the Slurm
+        allocation that this process is in.
     profile : str or None
         IPython profile; ``None`` is the fleet's, or the default one.
     timeout_s : float
         How long to wait while no engine can be used [s].
+    slurm : SlurmRequest
+        What is asked of Slurm.
+
+    Raises
+    ------
+    UsageError
+        A number is out of its range, or Slurm's options are given to something else.
     """
 
     backend: str = "auto"
     count: int | None = None
     profile: str | None = None
     timeout_s: float = 300.0
+    slurm: SlurmRequest = field(default_factory=SlurmRequest)
+
+    def __post_init__(self) -> None:
+        if self.count is not None and self.count < 1:
+            raise UsageError(
+                f"{self.count} engines cannot compute anything",
+                remedy="Give --engines of at least 1, or leave it out for one per core",
+            )
+        for name, value in (
+            ("engine-timeout", self.timeout_s),
+            ("queue-timeout", self.slurm.queue_timeout_s),
+        ):
+            if not 0 < value < float("inf"):
+                raise UsageError(
+                    f"a limit of {value:g} s is none", remedy=f"Give --{name} above 0, in seconds"
+                )
+        if self.slurm != SlurmRequest() and self.backend != "slurm":
+            raise UsageError(
+                f"options of Slurm were given, and the backend is {self.backend}",
+                remedy="Give --backend slurm too, or leave them out",
+            )
+
+    @property
+    def scratch(self) -> Path | None:
+        """Where a directory may be made that engines see; ``None`` is anywhere."""
+        return Path.cwd() if self.backend == "slurm" else None
 
 
 def engine_source(choice: EngineChoice, logs: Path) -> tuple[EngineSource, str]:
@@ -44,6 +81,8 @@ def engine_source(choice: EngineChoice, logs: Path) -> tuple[EngineSource, str]:
     logs : Path
         Directory for what engines that are started here leave behind.
     """
+    if choice.backend == "slurm":
+        return SlurmEngines(choice.count, choice.slurm, logs, choice.timeout_s), "slurm"
     local = LocalEngines(usable_cores() if choice.count is None else choice.count, logs)
     if choice.backend == "local":
         return local, "local"

@@ -6,11 +6,15 @@ import contextlib
 import json
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from neurofleet.cli.common import engine_options, examples
 from neurofleet.errors import WorkloadFailed
+
+if TYPE_CHECKING:
+    from neurofleet.backends.choice import EngineChoice
 
 
 @click.command(
@@ -45,10 +49,7 @@ def map_command(
     output: Path | None,
     run_dir: Path | None,
     item_timeout: float | None,
-    backend: str,
-    engines: int | None,
-    profile: str | None,
-    engine_timeout: float,
+    choice: EngineChoice,
     as_json: bool,
 ) -> None:
     """Call a function for every line of a file, on engines.
@@ -57,11 +58,9 @@ def map_command(
     a line of the results, in the same order. The module may be a file in this directory: its
     code is sent along. The same command again computes only what is missing or failed.
     """
-    from neurofleet.backends.choice import EngineChoice
     from neurofleet.progress_items import ItemWatcher
     from neurofleet.workloads.map_items import Request, map_items
 
-    choice = EngineChoice(backend, engines, profile, engine_timeout)
     request = Request(function, items, choice, run_dir, output, item_timeout)
     with ItemWatcher(function) as watcher, contextlib.redirect_stdout(sys.stderr):
         outcome = map_items(request, watcher)

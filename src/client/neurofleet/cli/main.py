@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -20,6 +20,9 @@ from neurofleet.cli.common import (
 from neurofleet.cli.items import map_command
 from neurofleet.cli.workloads import run_command
 from neurofleet.errors import UsageError
+
+if TYPE_CHECKING:
+    from neurofleet.backends.choice import EngineChoice
 
 
 @click.group(
@@ -120,11 +123,8 @@ def optimise(
     eta: float,
     mutpb: float,
     cxpb: float,
-    backend: str,
     checkpoint: Path | None,
-    engines: int | None,
-    profile: str | None,
-    engine_timeout: float,
+    choice: EngineChoice,
     run_dir: str | None,
     unit_timeout: float | None,
     report: bool,
@@ -136,7 +136,6 @@ def optimise(
 
     The same command again goes on where the last one stopped; nothing is simulated twice.
     """
-    from neurofleet.backends.choice import EngineChoice
     from neurofleet.cli.optimising import optimise_and_tell
     from neurofleet.evolution import Settings
     from neurofleet.model import EvaluatorSpec
@@ -148,7 +147,7 @@ def optimise(
         spec=EvaluatorSpec(evaluator, search or (".",), _json_object(kwargs), mechanisms or None),
         settings=Settings(seed, offspring_size, selector, eta, mutpb, cxpb),
         max_ngen=max_ngen,
-        engines=EngineChoice(backend, engines, profile, engine_timeout),
+        engines=choice,
         run_dir=Path(run_dir) if run_dir else None,
         checkpoint=checkpoint,
         unit_timeout_s=unit_timeout,

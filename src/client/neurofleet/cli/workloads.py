@@ -7,11 +7,15 @@ import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from neurofleet.cli.common import engine_options, examples
 from neurofleet.errors import UsageError
+
+if TYPE_CHECKING:
+    from neurofleet.backends.choice import EngineChoice
 
 
 class _Workloads(click.Group):
@@ -54,19 +58,15 @@ def run_command() -> None:
 )
 @click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
 def hello_command(
-    backend: str,
-    engines: int | None,
-    profile: str | None,
-    engine_timeout: float,
+    choice: EngineChoice,
     output: Path | None,
     as_json: bool,
 ) -> None:
     """Have every engine say who it is: host, process, versions, "Hello, World"."""
-    from neurofleet.backends.choice import EngineChoice
     from neurofleet.workloads import hello
 
     with contextlib.redirect_stdout(sys.stderr):
-        said = hello.hello(EngineChoice(backend, engines, profile, engine_timeout))
+        said = hello.hello(choice)
     if output is not None:
         hello.keep(said, output)
     if as_json:
@@ -126,10 +126,7 @@ def loo_forest_command(
     trees: int,
     seed: int,
     run_dir: Path | None,
-    backend: str,
-    engines: int | None,
-    profile: str | None,
-    engine_timeout: float,
+    choice: EngineChoice,
     as_json: bool,
 ) -> None:
     """Cross-validate a random forest regression, leaving one observation out at a time.
@@ -143,11 +140,9 @@ def loo_forest_command(
         )
     if drop and csv_file is None:
         raise UsageError("--drop needs a file", remedy="Give --csv and --target too")
-    from neurofleet.backends.choice import EngineChoice
     from neurofleet.progress_items import ItemWatcher
     from neurofleet.workloads.loo_forest import Request, loo_forest
 
-    choice = EngineChoice(backend, engines, profile, engine_timeout)
     request = Request(choice, csv_file, target or "", drop, held_out, trees, seed, run_dir)
     with ItemWatcher("loo-forest") as watcher, contextlib.redirect_stdout(sys.stderr):
         report = loo_forest(request, watcher)

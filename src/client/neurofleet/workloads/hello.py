@@ -64,7 +64,7 @@ def hello(choice: EngineChoice) -> list[Hello]:
     EnginesUnreachable, TooFewEngines
         No controller; no engine; or some do not answer, and which.
     """
-    with tempfile.TemporaryDirectory(prefix="neurofleet-") as folder:
+    with tempfile.TemporaryDirectory(prefix=".neurofleet-", dir=choice.scratch) as folder:
         source, _ = engine_source(choice, Path(folder) / "engines")
         farm = EngineFarm(source, engine_timeout_s=choice.timeout_s)
         with contextlib.closing(farm):
