@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from neurofleet import safe_point
 from neurofleet.backends import EngineSource
 from neurofleet.errors import (
     EnginesUnreachable,
@@ -28,7 +29,7 @@ from neurofleet.errors import (
     WorkloadFailed,
     first_line,
 )
-from neurofleet.farm import ByName, FarmState, Preparation, Task, stopped_gently
+from neurofleet.farm import ByName, FarmState, Preparation, Task
 from neurofleet.hub import known_tasks
 
 #: Tasks given to the scheduler per usable engine: one runs, one waits behind it.
@@ -105,7 +106,7 @@ class EngineFarm:
         self._events: queue.SimpleQueue[tuple[str, Any, Any]] = queue.SimpleQueue()
         self._empty_since: float | None = None
         self._probing = False
-        self._stopping = False
+        self._completed = 0
         self._order = itertools.count()
 
     @property
@@ -133,6 +134,8 @@ class EngineFarm:
         run = _Run()
         patience = time.monotonic() + ASSEMBLY_S
         while not self._assembled() and (not self.size or time.monotonic() < patience):
+            if safe_point.asked():
+                raise safe_point.reached()
             self._step(run, lambda _task, _result: None)
 
     def _assembled(self) -> bool:
@@ -167,7 +170,7 @@ class EngineFarm:
         EnginesUnreachable, TooFewEngines
             The limits of the source or of ``engine_timeout_s`` were reached.
         Interrupted
-            ``stop_gently`` was called; what engines had begun has been handed over.
+            A safe point was asked for; what engines had begun has been handed over.
         """
         if self._client is None:
             self._connect()
@@ -182,12 +185,13 @@ class EngineFarm:
                 self._step(run, on_result, on_failure)
         finally:
             self._keep_what_arrived(run, on_result)
-        if self._stopping:
-            raise stopped_gently()
-
-    def stop_gently(self) -> None:
-        """Give out no further task; ``run`` returns when what is under way has ended."""
-        self._stopping = True
+        if safe_point.asked():
+            if not self._completed:
+                raise TooFewEngines(
+                    "nothing could be finished before the stop that was asked for",
+                    remedy="Give more time; engines need some of it to start",
+                )
+            raise safe_point.reached()
 
     def close(self) -> None:
         """Disconnect, and end engines that were started for this farm."""
@@ -215,7 +219,7 @@ class EngineFarm:
 
     def _submit(self, run: _Run) -> bool:
         """Give the scheduler tasks until the window is full; tell whether more are waiting."""
-        if self._stopping:
+        if safe_point.asked():
             return False
         ready = [engine_id for engine_id, engine in self._engines.items() if engine.ready]
         # Each target named makes each message longer: none is when all may have it.
@@ -348,6 +352,7 @@ class EngineFarm:
             self._enqueue(run, task, float("inf"))
             return
         run.last_result = time.monotonic()
+        self._completed += 1
         run.done.add(task.key)
         on_result(task, result)
 

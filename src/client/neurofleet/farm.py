@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
-from neurofleet.errors import Interrupted, WorkloadFailed
+from neurofleet import safe_point
+from neurofleet.errors import WorkloadFailed
 
 
 @dataclass(frozen=True)
@@ -111,9 +112,6 @@ class Farm(Protocol):
     ) -> None:
         """Run all tasks; ``on_result`` is called in this thread as each one ends."""
 
-    def stop_gently(self) -> None:
-        """Begin no further task."""
-
     def close(self) -> None:
         """Let go of the engines."""
 
@@ -132,7 +130,6 @@ class SerialFarm:
     size = 1
 
     def __init__(self, prepare: Callable[[], None], release: Callable[[], None]) -> None:
-        self._stopping = False
         self._prepare = prepare
         self._release = release
 
@@ -148,8 +145,8 @@ class SerialFarm:
     ) -> None:
         """Run all tasks in the order given; what one raises is raised."""
         for task in tasks:
-            if self._stopping:
-                raise stopped_gently()
+            if safe_point.asked():
+                raise safe_point.reached()
             try:
                 result = task.function(*task.args)
             except WorkloadFailed as failure:
@@ -158,10 +155,6 @@ class SerialFarm:
                 on_failure(task, failure)
                 continue
             on_result(task, result)
-
-    def stop_gently(self) -> None:
-        """Begin no further task."""
-        self._stopping = True
 
     def close(self) -> None:
         """Release what was prepared."""
@@ -184,8 +177,3 @@ def check_engine(told: Mapping[str, Any], ours: Mapping[str, str]) -> None:
                 f" this machine has {version}",
                 remedy="Install the same lock on both; results could differ",
             )
-
-
-def stopped_gently() -> Interrupted:
-    """Return what a farm raises after ``stop_gently``."""
-    return Interrupted("stopped at a safe point", remedy="Run the same command again to go on")

@@ -28,6 +28,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from neurofleet import safe_point
 from neurofleet.backends.own_cluster import end_cluster, is_alive, make_cluster
 from neurofleet.engine.warm_process import ONE_THREAD
 from neurofleet.errors import EnginesUnreachable, FleetError, TooFewEngines, UsageError, first_line
@@ -246,6 +247,8 @@ class SlurmEngines:
         told, told_at = "", 0.0
         waiting_since, running_since = time.monotonic(), None
         while not client.ids:
+            if safe_point.asked():
+                raise safe_point.reached()
             now, job = time.monotonic(), self._job.state
             if job.over:
                 raise self._ended(job)

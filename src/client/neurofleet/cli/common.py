@@ -15,7 +15,7 @@ from typing import Any, TypeVar, cast
 
 import click
 
-from neurofleet import __version__
+from neurofleet import __version__, safe_point
 from neurofleet.errors import FleetError, UsageError
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -68,6 +68,7 @@ version_option = click.option(
 def run(command: click.Command, program: str) -> None:
     """Run a command; every error is one line on stderr and a documented exit code."""
     signal.signal(signal.SIGTERM, _interrupt)
+    signal.signal(signal.SIGUSR1, lambda _number, _frame: safe_point.ask())
     try:
         code = command.main(prog_name=program, standalone_mode=False)
     except FleetError as error:

@@ -18,6 +18,7 @@ from neurofleet.cli.common import (
     version_option,
 )
 from neurofleet.cli.items import map_command
+from neurofleet.cli.slurm import slurm_command
 from neurofleet.cli.workloads import run_command
 from neurofleet.errors import UsageError
 
@@ -215,6 +216,7 @@ def _json_object(text: str) -> dict[str, Any]:
 
 cli.add_command(map_command)
 cli.add_command(run_command)
+cli.add_command(slurm_command)
 
 
 def main() -> None:
