@@ -29,7 +29,8 @@ LOGIN, COMPUTE = "login1", ("compute1", "compute2")
 #: Cores of each compute machine, as Slurm is told.
 CORES = 2
 PACKAGES = (
-    "g++", "make", "munge", "procps", "python3-venv", "slurm-client", "slurmctld", "slurmd",
+    "g++", "libpython3.11", "make", "munge", "procps", "python3-venv", "slurm-client",
+    "slurmctld", "slurmd",
 )  # fmt: skip
 BOOT_LIMIT_S = 600.0
 

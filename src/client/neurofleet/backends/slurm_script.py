@@ -32,15 +32,21 @@ TEMPLATE = """\
 {modules}near_limit=0
 {command} &
 client=$!
-trap 'kill -TERM "$client"' TERM
-trap 'near_limit=1; kill -USR1 "$client"; (sleep {grace}; kill -TERM "$client" 2>/dev/null) &' USR1
+trap 'kill -TERM "$client" 2>/dev/null' TERM
+stop() {{
+  near_limit=1
+  kill -USR1 "$client" 2>/dev/null
+  (sleep {grace}; kill -TERM "$client" 2>/dev/null) &
+}}
+trap stop USR1
 # A signal ends a wait early.
 while kill -0 "$client" 2>/dev/null; do wait "$client"; done
 wait "$client"
 code=$?
 if [ "$near_limit" = 1 ] && [ "$code" = 130 ]; then
-  echo "queued again, to go on" >&2
-  scontrol requeue "$SLURM_JOB_ID" && sleep {stop_before}
+  trap - TERM
+  echo "queueing this job again, to go on" >&2
+  scontrol requeue "$SLURM_JOB_ID" && sleep {stop_before} && exit
   echo "error: this cluster does not queue a job again. Submit the script anew: it goes on." >&2
 fi
 exit "$code"

@@ -1,8 +1,9 @@
-"""``neurofleet``: optimise, report, repair, completion."""
+"""``neurofleet``: its commands, the smaller ones here."""
 
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,9 +33,17 @@ if TYPE_CHECKING:
         "opt_l5pc --start --ipyparallel --offspring-size 4     BluePyOpt's L5PC example",
         "neurofleet optimise my_model --evaluator my_evaluator:create",
         "neurofleet report neurofleet-runs/my_model-seed42-offspring10",
+        "neurofleet map mymodule:simulate items.jsonl",
+        "neurofleet --head user@head run hello",
     ),
 )
 @version_option
+@click.option(
+    "--head",
+    metavar="USER@HOST[:PROGRAM]",
+    expose_value=False,
+    help="Run the command on this machine, through ssh; comes first. Paths are that machine's.",
+)
 def cli() -> None:
     """Fit neuron models on all the machines that you have, and lose nothing."""
 
@@ -219,6 +228,18 @@ cli.add_command(run_command)
 cli.add_command(slurm_command)
 
 
+@click.command("neurofleet", context_settings={"ignore_unknown_options": True})
+@click.argument("words", nargs=-1, type=click.UNPROCESSED)
+def on_head(words: tuple[str, ...]) -> int:
+    """Run what follows ``--head`` there."""
+    from neurofleet.cli.head import run_on_head, split
+
+    found = split(list(words))
+    assert found is not None
+    return run_on_head(*found)
+
+
 def main() -> None:
     """Entry point of ``neurofleet``."""
-    run(cli, "neurofleet")
+    elsewhere = sys.argv[1:2] and sys.argv[1].partition("=")[0] == "--head"
+    run(on_head if elsewhere else cli, "neurofleet")

@@ -149,7 +149,7 @@ def _compile(model: Path, spec: EvaluatorSpec) -> None:
     if shutil.which("c++") is None and shutil.which("g++") is None:
         raise ModelError(
             f"no C++ compiler on {socket.gethostname()}, and the model has mechanisms",
-            remedy="Install g++ and make",
+            remedy="Install g++ and make, or load the site's compiler (module load gcc)",
         )
     done = subprocess.run(
         [compiler, *directories],
@@ -162,6 +162,11 @@ def _compile(model: Path, spec: EvaluatorSpec) -> None:
         timeout=COMPILE_TIMEOUT_S,
         check=False,
     )
+    if "unable to locate the Python shared library" in done.stdout + done.stderr:
+        raise ModelError(
+            f"NEURON's compiler finds no shared library of Python on {socket.gethostname()}",
+            remedy="Install libpython3 there, or set NMODL_PYLIB to a libpython3.x.so",
+        )
     if done.returncode != 0:
         raise ModelError(
             f"the mechanisms in {', '.join(directories)} do not compile:"
