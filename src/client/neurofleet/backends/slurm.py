@@ -302,7 +302,9 @@ class SlurmEngines:
             "PREEMPTED": "Run the same command again to go on",
         }
         log = self._directory / "log" / "engines.log"
-        remedy = remedies.get(job.state, f"See {str(log)!r}")
+        remedy = remedies.get(
+            job.state, f"The nodes must see this directory and this installation; see {str(log)!r}"
+        )
         return TooFewEngines(
             f"Slurm job {self._job.number} is {job}{self._last_words()}",
             remedy=f"{remedy}. What was computed is kept",
