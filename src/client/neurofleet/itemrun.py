@@ -12,6 +12,7 @@ from typing import Protocol
 
 from neurofleet.backends.choice import EngineChoice
 from neurofleet.engine.job import Ended
+from neurofleet.errors import UsageError
 from neurofleet.farm import FarmState
 from neurofleet.itemstore import ItemStore
 from neurofleet.jobs import Job, Result, open_farm, run_items
@@ -54,6 +55,13 @@ class ItemRun:
     directory: Path
     engines: EngineChoice
     limit_s: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.limit_s is not None and not 0 < self.limit_s < float("inf"):
+            raise UsageError(
+                f"a limit of {self.limit_s:g} s is none",
+                remedy="Give --item-timeout above 0, in seconds",
+            )
 
 
 @dataclass(frozen=True)

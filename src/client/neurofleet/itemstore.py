@@ -131,7 +131,7 @@ class ItemStore:
         except (sqlite3.DatabaseError, TypeError, ValueError) as error:
             raise RunDirectoryError(
                 f"the results {str(self.path)!r} are damaged ({error}); they were left as they are",
-                remedy="Move that file away and run the same command again",
+                remedy=f"Rename that file to {FILE}.damaged and run the same command again",
             ) from error
 
 

@@ -67,7 +67,7 @@ class RunDirectory:
         Parameters
         ----------
         signs : sequence of str
-            Files of which one at least is in a directory that was used before.
+            How the names of files begin of which a directory that was used before has one.
 
         Raises
         ------
@@ -85,7 +85,7 @@ class RunDirectory:
                 remedy="Make room, mend its permissions, or name another with --run-dir",
             ) from error
         # A run that was refused before it began has left a store, or its lock only.
-        ours = not found.isdisjoint(signs)
+        ours = any(name.startswith(tuple(signs)) for name in found)
         if found - {"scores.lock"} and not ours:
             raise RunDirectoryError(
                 f"{str(self.path)!r} is not empty and no run directory",

@@ -18,6 +18,7 @@ import pytest
 from e2e.processes import awaited
 from e2e.running import Evolution, Finished, Upstream, course, differences, quick, rows
 from e2e.slurm.cluster import LOGIN, SHARED, USER_HOME, SlurmCluster
+from e2e.test_tutorial import blocks
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -111,7 +112,7 @@ def test_installation_is_in_the_users_directory_only(cluster: SlurmCluster) -> N
         check=False,
     ).stdout
     assert elsewhere == ""
-    root_owned = cluster.ssh(f"find {USER_HOME} -not -user user", user="root").stdout
+    root_owned = cluster.ssh(f"find {USER_HOME}/neurofleet -not -user user", user="root").stdout
     assert root_owned == ""
     assert Path(cluster.path(f"{BIN}/opt_l5pc")).exists()
 
@@ -326,6 +327,20 @@ def test_login_machine_without_a_compiler_is_told(desk: Desk) -> None:
     assert len(done.errors) == 1
     assert f"no C++ compiler on {LOGIN}" in done.errors[0]
     assert "module load gcc" in done.errors[0]
+
+
+def test_tutorials_steps_for_slurm_do_what_they_say(desk: Desk) -> None:
+    hello, script = blocks("slurm")
+    done = desk.run(hello.text)
+    assert done.code == 0, done.err
+    assert len(re.findall(r"^engine \d on compute[12], .*Hello, World$", done.out, re.M)) == 4
+    done = desk.run(script.text)
+    assert done.code == 0, done.err + done.out
+    log = next(desk.here.glob("neurofleet-*.log")).read_text()
+    assert re.search(r"^rmse \d", log, re.M), log
+    assert "engines ready: 4 (slurm)" in log
+    predictions = next(desk.here.glob("neurofleet-runs/loo-forest*/predictions.csv"))
+    assert len(predictions.read_text().splitlines()) == 7
 
 
 # -- from a laptop -------------------------------------------------------------------

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from neurofleet import manifest
-from neurofleet.backends import EngineSource
+from neurofleet.backends import EngineSource, slurm
 from neurofleet.backends.local import LocalEngines, usable_cores
 from neurofleet.backends.profile import ProfileEngines
 from neurofleet.backends.slurm import SlurmEngines, SlurmRequest
@@ -60,7 +60,9 @@ class EngineChoice:
                 raise UsageError(
                     f"a limit of {value:g} s is none", remedy=f"Give --{name} above 0, in seconds"
                 )
-        if self.slurm != SlurmRequest() and self.backend != "slurm":
+        if self.backend == "slurm":
+            slurm.tasks(self.count)
+        elif self.slurm != SlurmRequest():
             raise UsageError(
                 f"options of Slurm were given, and the backend is {self.backend}",
                 remedy="Give --backend slurm too, or leave them out",

@@ -86,6 +86,26 @@ class SlurmRequest:
         return [f"--{name}={value}" for name, value in named.items() if value] + [*self.options]
 
 
+def tasks(count: int | None) -> int:
+    """Return how many engines are meant.
+
+    Raises
+    ------
+    UsageError
+        Nothing says how many, or there is no Slurm here.
+    """
+    if shutil.which("srun") is None or shutil.which("sbatch") is None:
+        raise UsageError(
+            f"there is no Slurm on {socket.gethostname()} (no sbatch, no srun)",
+            remedy="Run it on the cluster's login node, for example with"
+            " neurofleet --head user@login",
+        )
+    allocated = os.environ.get("SLURM_NTASKS", "") if "SLURM_JOB_ID" in os.environ else ""
+    if count is None and not allocated.isdigit():
+        raise UsageError("how many engines is not said", remedy="Give --engines, one for each core")
+    return int(allocated) if count is None else count
+
+
 @dataclass(frozen=True)
 class JobState:
     """What Slurm says of a job.
@@ -130,20 +150,8 @@ class SlurmEngines:
         self, count: int | None, request: SlurmRequest, directory: Path, engine_timeout_s: float
     ) -> None:
         self._allocation = os.environ.get("SLURM_JOB_ID")
-        if count is None:
-            count = int(os.environ.get("SLURM_NTASKS", "0")) if self._allocation else 0
-            if not count:
-                raise UsageError(
-                    "how many engines is not said", remedy="Give --engines, one for each core"
-                )
-        if shutil.which("srun") is None or shutil.which("sbatch") is None:
-            raise UsageError(
-                f"there is no Slurm on {socket.gethostname()} (no sbatch, no srun)",
-                remedy="Run it on the cluster's login node, for example with"
-                " neurofleet --head user@login",
-            )
         self.name = "slurm"
-        self.expected = count
+        self.expected = tasks(count)
         self.connection_file = ""
         self._request = request
         self._directory = directory
