@@ -18,11 +18,8 @@ import os
 import re
 import shlex
 import shutil
-import signal
 import socket
-import subprocess
 import sys
-import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,33 +27,29 @@ from typing import Any
 
 from neurofleet import safe_point
 from neurofleet.backends.own_cluster import end_cluster, is_alive, make_cluster
+from neurofleet.backends.slurm_jobs import (
+    NEVER,
+    WAITING,
+    Job,
+    JobState,
+    Refused,
+    Step,
+    address_towards,
+    call,
+    refuse_too_many,
+    some_node,
+)
 from neurofleet.engine.warm_process import ONE_THREAD
 from neurofleet.errors import EnginesUnreachable, FleetError, TooFewEngines, UsageError, first_line
 
-#: What one call of a Slurm command may take [s].
-COMMAND_S = 60.0
-#: How often the job's state is asked for [s], and how often a pending one is told of.
-ASK_EVERY_S, TELL_EVERY_S = 2.0, 60.0
+#: How often a job that stays pending is told of [s].
+TELL_EVERY_S = 60.0
+#: How long a reason for which a job can never start has to stay [s].
+SURE_S = 5.0
 #: How often engines are counted while the first one is waited for [s].
 LOOK_S = 0.2
 #: Jobs that are submitted for one run, the first included, when its controller dies.
 MOST_JOBS = 3
-#: States of a job that may still give engines.
-WAITING = ("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "SUSPENDED", "RESIZING")
-#: Reasons for being pending that no waiting cures.
-NEVER = (
-    "AccountNotAllowed",
-    "BadConstraints",
-    "InvalidAccount",
-    "InvalidQOS",
-    "PartitionNodeLimit",
-    "PartitionTimeLimit",
-    "QOSNotAllowed",
-)
-#: How long such a reason has to stay [s].
-SURE_S = 5.0
-RUNNING = ("RUNNING", "COMPLETING", "STAGE_OUT", "SIGNALING", "STOPPED")
-
 logger = logging.getLogger(__name__)
 
 
@@ -106,31 +99,6 @@ def tasks(count: int | None) -> int:
     return int(allocated) if count is None else count
 
 
-@dataclass(frozen=True)
-class JobState:
-    """What Slurm says of a job.
-
-    Attributes
-    ----------
-    state : str
-        ``PENDING``, ``RUNNING``, ...; empty when Slurm does not know the job any more.
-    reason : str
-    """
-
-    state: str
-    reason: str = ""
-
-    @property
-    def over(self) -> bool:
-        """Whether it will give no engines any more."""
-        return self.state not in WAITING + RUNNING
-
-    def __str__(self) -> str:
-        """For people."""
-        reason = f" ({self.reason})" if self.reason not in ("", "None") else ""
-        return (self.state or "forgotten").lower() + reason
-
-
 class SlurmEngines:
     """Engines of a Slurm job of this process's own.
 
@@ -157,7 +125,7 @@ class SlurmEngines:
         self._directory = directory
         self._engine_timeout_s = engine_timeout_s
         self._cluster: Any = None
-        self._job: _Job | None = None
+        self._job: Job | None = None
         self._jobs = 0
 
     def connect(self) -> Any:
@@ -180,7 +148,7 @@ class SlurmEngines:
                 remedy=f"See the logs in {str(self._directory / 'log')!r}",
             )
         if self._allocation is None:
-            _refuse_too_many(self.expected, self._request.partition)
+            refuse_too_many(self.expected, self._request.partition)
         client = self._start_controller()
         try:
             self._job = self._start_engines()
@@ -192,7 +160,7 @@ class SlurmEngines:
         return client
 
     def _start_controller(self) -> Any:
-        address = _address(_some_node(self._request.partition))
+        address = address_towards(some_node(self._request.partition))
         try:
             self._cluster = make_cluster(
                 0,
@@ -217,7 +185,7 @@ class SlurmEngines:
         self.connection_file = self._cluster.controller.connection_files["client"]
         return client
 
-    def _start_engines(self) -> _Job:
+    def _start_engines(self) -> Job:
         engine_file = self._cluster.controller.connection_files["engine"]
         task = [
             *(sys.executable, "-m", "neurofleet.backends.slurm_task"),
@@ -228,7 +196,7 @@ class SlurmEngines:
         log = self._directory / "log" / "engines.log"
         log.parent.mkdir(exist_ok=True)
         if self._allocation is not None:
-            return _Step(step, log)
+            return Step(step, log)
         script = self._directory / "engines.sh"
         script.write_text(f"#!/bin/sh\nexec {shlex.join(step)}\n")
         words = [
@@ -238,8 +206,8 @@ class SlurmEngines:
             str(script),
         ]
         try:
-            told = _call(words, env={**os.environ, **ONE_THREAD})
-        except _Refused as error:
+            told = call(words, env={**os.environ, **ONE_THREAD})
+        except Refused as error:
             raise UsageError(
                 f"Slurm rejects the job ({error})",
                 remedy="Change --partition, --time, --account, --engines or --slurm-option;"
@@ -247,7 +215,7 @@ class SlurmEngines:
             ) from error
         number = told.strip().partition(";")[0]
         logger.warning("submitted job %s: %d engines", number, self.expected)
-        return _Job(number)
+        return Job(number)
 
     def _wait_for_first(self, client: Any) -> None:
         """Return when an engine has registered; the farm waits for the others."""
@@ -339,166 +307,3 @@ class SlurmEngines:
         cluster, self._cluster = self._cluster, None
         if cluster is not None:
             end_cluster(cluster)
-
-
-class _Job:
-    """A submitted job; a thread follows its state, so that a slow Slurm stops nobody.
-
-    Parameters
-    ----------
-    number : str
-    """
-
-    def __init__(self, number: str) -> None:
-        self.number = number
-        self._state = JobState("PENDING")
-        self._over = threading.Event()
-        threading.Thread(target=self._follow, name=f"job {number}", daemon=True).start()
-
-    @property
-    def state(self) -> JobState:
-        """What Slurm said last."""
-        return self._state
-
-    def end(self) -> None:
-        """Cancel the job."""
-        self._over.set()
-        if not self._state.over:
-            with contextlib.suppress(_Refused):
-                _call(["scancel", self.number])
-
-    def _follow(self) -> None:
-        while not self._over.is_set() and not self._state.over:
-            with contextlib.suppress(_Refused):  # a busy Slurm answers next time
-                self._state = job_state(self.number)
-            self._over.wait(ASK_EVERY_S)
-
-
-class _Step(_Job):
-    """A step of the allocation that this process is in.
-
-    Parameters
-    ----------
-    words : list of str
-        Beginning with srun.
-    log : Path
-    """
-
-    def __init__(self, words: list[str], log: Path) -> None:
-        self.number = os.environ["SLURM_JOB_ID"]
-        with log.open("ab") as file:
-            self._process = subprocess.Popen(
-                words,
-                env={**os.environ, **ONE_THREAD},
-                stdin=subprocess.DEVNULL,
-                stdout=file,
-                stderr=file,
-                start_new_session=True,
-            )
-
-    @property
-    def state(self) -> JobState:
-        """Running for as long as srun does."""
-        code = self._process.poll()
-        return JobState("RUNNING") if code is None else JobState("FAILED", f"srun ended, {code}")
-
-    def end(self) -> None:
-        """End the step."""
-        for number in (signal.SIGTERM, signal.SIGKILL):
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self._process.pid, number)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.wait(10)
-                return
-
-
-class _Refused(Exception):
-    """A Slurm command failed; its first words."""
-
-
-def job_state(number: str) -> JobState:
-    """Ask Slurm for a job's state."""
-    try:
-        told = _call(["squeue", f"--jobs={number}", "--states=all", "--noheader", "--format=%T|%r"])
-    except _Refused as error:
-        if "Invalid job id" in str(error):
-            return JobState("")
-        raise
-    state, _, reason = told.strip().partition("|")
-    return JobState(state, reason)
-
-
-def _call(words: list[str], env: dict[str, str] | None = None) -> str:
-    try:
-        done = subprocess.run(
-            words,
-            env=env,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=COMMAND_S,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise _Refused(first_line(error)) from error
-    if done.returncode:
-        said = [line for line in done.stderr.splitlines() if line.strip()]
-        text = "; ".join(said) or f"{words[0]} ended with code {done.returncode}"
-        raise _Refused(re.sub(r"\b(sbatch|squeue|srun): (error: )?", "", text))
-    return done.stdout
-
-
-def _refuse_too_many(engines: int, partition: str | None) -> None:
-    """Raise if the partition, full or not, cannot have so many engines, or is not there."""
-    where = [f"--partition={partition}"] if partition else []
-    with contextlib.suppress(_Refused, ValueError):
-        told = _call(["sinfo", "--noheader", *where, "--format=%R|%C"])
-        cores = {
-            name: int(counts.split("/")[-1])
-            for name, counts in (line.strip().split("|") for line in told.splitlines())
-        }
-        if partition and not cores:
-            listed = _call(["sinfo", "--noheader", "--format=%R"]).split()
-            raise UsageError(
-                f"there is no partition {partition!r}",
-                remedy=f"There are {', '.join(dict.fromkeys(listed))}",
-            )
-        most = max(cores.values(), default=engines)
-        if engines > most:
-            named = f"partition {partition}" if partition else "the largest partition"
-            raise UsageError(
-                f"{named} has {most} cores, {engines} engines were asked for",
-                remedy=f"Ask for --engines {most} or fewer, or for another --partition",
-            )
-
-
-def _some_node(partition: str | None) -> str:
-    """Return the name of a node that engines may run on."""
-    with contextlib.suppress(_Refused):
-        listed = os.environ.get("SLURM_JOB_NODELIST")
-        if listed:
-            names = _call(["scontrol", "show", "hostnames", listed]).split()
-        else:
-            where = [f"--partition={partition}"] if partition else []
-            names = _call(["sinfo", "--noheader", "--Node", *where, "--format=%N"]).split()
-        here = socket.gethostname().partition(".")[0]
-        others = [name for name in names if name != here]
-        for name in [*others, *names][:1]:
-            told = _call(["scontrol", "show", "node", name, "--oneliner"])
-            found = re.search(r"\bNodeAddr=(\S+)", told)
-            return found[1] if found else name
-    return socket.gethostname()
-
-
-def _address(towards: str) -> str:
-    """Return the address by which this machine is seen from another.
-
-    ``NEUROFLEET_ADDRESS`` says it where the network is more than one.
-    """
-    told = os.environ.get("NEUROFLEET_ADDRESS")
-    if told:
-        return told
-    with contextlib.suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.connect((towards, 9))  # sends nothing: it asks for the route
-        return str(probe.getsockname()[0])
-    return socket.gethostbyname(socket.gethostname())
