@@ -17,11 +17,11 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
 from typing import Any
 
 from neurofleet import safe_point
 from neurofleet.backends import EngineSource
+from neurofleet.dispatch_state import LOST, Engine, Run, remote_failure
 from neurofleet.errors import (
     EnginesUnreachable,
     FleetError,
@@ -46,29 +46,6 @@ PROBE_S = 10.0
 MOST_FAILURES = 3
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass
-class _Engine:
-    """One registered engine: being prepared, ready, or left out."""
-
-    identity: str
-    ready: bool = False
-    left_out: FleetError | None = None
-
-
-@dataclass
-class _Run:
-    """The state of one ``EngineFarm.run``."""
-
-    drawn: Iterator[Task] = field(default_factory=lambda: iter(()))
-    waiting: list[tuple[float, int, Task]] = field(default_factory=list)
-    out: dict[str, Task] = field(default_factory=dict)  # by message id
-    done: set[Any] = field(default_factory=set)
-    failures: dict[Any, int] = field(default_factory=dict)
-    losses: dict[Any, int] = field(default_factory=dict)
-    missed: set[str] = field(default_factory=set)  # outstanding, unknown to the hub once
-    last_result: float = field(default_factory=time.monotonic)
 
 
 class EngineFarm:
@@ -102,7 +79,7 @@ class EngineFarm:
         self._is_not_ready = is_not_ready
         self._client: Any = None
         self._view: Any = None
-        self._engines: dict[int, _Engine] = {}
+        self._engines: dict[int, Engine] = {}
         self._events: queue.SimpleQueue[tuple[str, Any, Any]] = queue.SimpleQueue()
         self._empty_since: float | None = None
         self._probing = False
@@ -131,7 +108,7 @@ class EngineFarm:
             self._connect()
         elif self.size:
             return  # whoever is being replaced joins when it is ready; nobody waits for it
-        run = _Run()
+        run = Run()
         patience = time.monotonic() + ASSEMBLY_S
         while not self._assembled() and (not self.size or time.monotonic() < patience):
             if safe_point.asked():
@@ -174,7 +151,7 @@ class EngineFarm:
         """
         if self._client is None:
             self._connect()
-        run = _Run()
+        run = Run()
         if isinstance(tasks, Iterator):
             run.drawn = tasks
         else:
@@ -207,7 +184,7 @@ class EngineFarm:
         self._engines.clear()
         self._empty_since = time.monotonic()
 
-    def _enqueue(self, run: _Run, task: Task, weight: float) -> None:
+    def _enqueue(self, run: Run, task: Task, weight: float) -> None:
         heapq.heappush(run.waiting, (-weight, next(self._order), task))
 
     def prepare_for(self, preparation: Preparation) -> None:
@@ -217,7 +194,7 @@ class EngineFarm:
             engine.ready, engine.left_out = False, None
             self._prepared(engine_id, engine.identity, None)
 
-    def _submit(self, run: _Run) -> bool:
+    def _submit(self, run: Run) -> bool:
         """Give the scheduler tasks until the window is full; tell whether more are waiting."""
         if safe_point.asked():
             return False
@@ -238,7 +215,7 @@ class EngineFarm:
             result.add_done_callback(lambda done, m=message: self._events.put(("task", m, done)))
         return bool(run.waiting)
 
-    def _draw(self, run: _Run) -> bool:
+    def _draw(self, run: Run) -> bool:
         """Tell whether a task waits, after drawing the next one if none does."""
         if not run.waiting:
             task = next(run.drawn, None)
@@ -248,7 +225,7 @@ class EngineFarm:
 
     def _step(
         self,
-        run: _Run,
+        run: Run,
         on_result: Callable[[Task, Any], None],
         on_failure: Callable[[Task, WorkloadFailed], None] | None = None,
     ) -> None:
@@ -269,14 +246,14 @@ class EngineFarm:
 
     # -- engines ------------------------------------------------------------------
 
-    def _update_engines(self, run: _Run) -> None:
+    def _update_engines(self, run: Run) -> None:
         """Follow who comes and goes; prepare who comes; give up when nobody is there."""
         present = dict(self._client._engines)
         for engine_id in [i for i, e in self._engines.items() if present.get(i) != e.identity]:
             del self._engines[engine_id]
         for engine_id, identity in present.items():
             if engine_id not in self._engines:
-                self._engines[engine_id] = _Engine(identity)
+                self._engines[engine_id] = Engine(identity)
                 self._prepared(engine_id, identity, None)
         if not self._source.tend(len(present)):
             self._reconnect(run)
@@ -316,7 +293,7 @@ class EngineFarm:
         except Exception as error:
             if engine_id not in self._client._engines:
                 return
-            cause = error if isinstance(error, FleetError) else _remote_failure(error)
+            cause = error if isinstance(error, FleetError) else remote_failure(error)
             engine.left_out = cause
             logger.warning("engine %d is left out: %s", engine_id, cause)
             return
@@ -327,7 +304,7 @@ class EngineFarm:
 
     def _task_ended(
         self,
-        run: _Run,
+        run: Run,
         message: str,
         done: Any,
         on_result: Callable[[Task, Any], None],
@@ -358,12 +335,12 @@ class EngineFarm:
 
     def _task_failed(
         self,
-        run: _Run,
+        run: Run,
         task: Task,
         error: Exception,
         on_failure: Callable[[Task, WorkloadFailed], None] | None,
     ) -> None:
-        lost = getattr(error, "ename", type(error).__name__) in _LOST
+        lost = getattr(error, "ename", type(error).__name__) in LOST
         counts, limit = (run.losses, task.most_losses) if lost else (run.failures, MOST_FAILURES)
         counts[task.key] = counts.get(task.key, 0) + 1
         if counts[task.key] >= limit:
@@ -373,7 +350,7 @@ class EngineFarm:
                 else f"failed on {limit} tries"
             )
             failure = WorkloadFailed(
-                f"{task.function.__name__} {how}: {_remote_failure(error).what}",
+                f"{task.function.__name__} {how}: {remote_failure(error).what}",
                 remedy="Look at the engines' logs, then run the same command again;"
                 " what was scored is kept",
             )
@@ -386,7 +363,7 @@ class EngineFarm:
         for part in task.parts() if lost else (task,):
             self._enqueue(run, part, float("inf"))
 
-    def _keep_what_arrived(self, run: _Run, on_result: Callable[[Task, Any], None]) -> None:
+    def _keep_what_arrived(self, run: Run, on_result: Callable[[Task, Any], None]) -> None:
         """Hand over results that are here already, also when the run is broken off."""
         others = []
         with contextlib.suppress(queue.Empty):
@@ -409,7 +386,7 @@ class EngineFarm:
 
     # -- the hub ------------------------------------------------------------------
 
-    def _watch_for_stalls(self, run: _Run) -> None:
+    def _watch_for_stalls(self, run: Run) -> None:
         quiet = time.monotonic() - run.last_result
         if run.out and quiet > STALL_S and not self._probing:
             self._probing = True
@@ -424,7 +401,7 @@ class EngineFarm:
             logger.warning("the hub does not answer: %s", first_line(error))
         self._events.put(("hub", None, (client, told)))
 
-    def _hub_told(self, run: _Run, told: tuple[Any, set[str] | None]) -> None:
+    def _hub_told(self, run: Run, told: tuple[Any, set[str] | None]) -> None:
         client, known = told
         self._probing = False
         if client is not self._client:
@@ -439,7 +416,7 @@ class EngineFarm:
             self._enqueue(run, task, float("inf"))
         run.missed = unknown & set(run.out)
 
-    def _reconnect(self, run: _Run) -> None:
+    def _reconnect(self, run: Run) -> None:
         """Start anew with another client; what was out is submitted again."""
         logger.warning("connecting to %s again", self._source.name)
         with contextlib.suppress(Exception):
@@ -458,22 +435,3 @@ class EngineFarm:
         run.out.clear()
         run.missed.clear()
         run.last_result = time.monotonic()
-
-
-#: ipyparallel's names for "no engine has answered this".
-_LOST = frozenset(
-    {
-        "EngineError",
-        "NoEnginesRegistered",
-        "ImpossibleDependency",
-        "InvalidDependency",
-        "TaskAborted",
-        "CancelledError",
-        "TaskTimeout",
-    }
-)
-
-
-def _remote_failure(error: BaseException) -> WorkloadFailed:
-    name, value = getattr(error, "ename", type(error).__name__), getattr(error, "evalue", error)
-    return WorkloadFailed(f"an engine says {name}: {value}", remedy="See the engine's log")

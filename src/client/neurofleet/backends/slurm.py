@@ -230,7 +230,7 @@ class SlurmEngines:
                 raise self._ended(job)
             if job.state in WAITING:
                 running_since = None
-                if str(job) != told or now - told_at > TELL_EVERY_S:
+                if job.reason and (str(job) != told or now - told_at > TELL_EVERY_S):
                     logger.warning("job %s is %s", self._job.number, job)
                     told, told_at = str(job), now
                 if job.reason in NEVER and now - told_at > SURE_S:

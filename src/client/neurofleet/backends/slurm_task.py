@@ -31,7 +31,9 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="neurofleet-engine-") as folder:
         command = [
             *(sys.executable, "-m", "ipyparallel.engine", f"--work-dir={folder}"),
-            *("--IPEngine.timeout=60", "--IPEngine.max_heartbeat_misses=8"),
+            # A shared file system may show the connection file late.
+            *("--IPEngine.wait_for_url_file=60", "--IPEngine.timeout=60"),
+            "--IPEngine.max_heartbeat_misses=8",
             *sys.argv[1:],
         ]
         for _ in range(MOST_STARTS):
