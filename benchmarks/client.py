@@ -185,11 +185,7 @@ def mapping(scratch: Path) -> Row:
         file = Path(engines.connection_file)
         shutil.copy(file, file.with_name("ipcontroller-client.json"))
         command = [BIN / "neurofleet", "map", "benchmark_items:wait", "items.jsonl"]
-        environment = {
-            **os.environ,
-            "PYTHONPATH": str(Path(__file__).parent),
-            "IPYTHONDIR": str(scratch / "ipython"),
-        }
+        environment = {**os.environ, "IPYTHONDIR": str(scratch / "ipython")}
         started = time.monotonic()
         subprocess.run(
             [*command, "--profile=map"], cwd=where, env=environment, check=True, capture_output=True
@@ -264,6 +260,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="neurofleet-bench-") as folder:
         scratch = Path(folder)
         os.environ["NEUROFLEET_CACHE"] = str(scratch / "cache")
+        os.environ["PYTHONPATH"] = str(Path(__file__).parent)  # what engines import is there
         rows: list[Row] = []
         if not options.items:
             rows, store = two_engines(scratch)
