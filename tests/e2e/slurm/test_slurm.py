@@ -9,7 +9,8 @@ import signal
 import subprocess
 import sys
 import uuid
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ class Desk:
     cluster: SlurmCluster
     there: str
     tmp_path: Path
+    clients: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     @property
     def here(self) -> Path:
@@ -48,7 +50,9 @@ class Desk:
 
     def start(self, command: str) -> subprocess.Popen[bytes]:
         """Start a command; its words are in ``told()``."""
-        return self.cluster.start(self._line(f"exec {command}"), self.tmp_path / "client-0.log")
+        log = self.tmp_path / "client-0.log"
+        self.clients.append(self.cluster.start(self._line(f"exec {command}"), log))
+        return self.clients[-1]
 
     def told(self) -> str:
         return (self.tmp_path / "client-0.log").read_text(errors="replace")
@@ -69,10 +73,15 @@ class Desk:
 
 
 @pytest.fixture
-def desk(cluster: SlurmCluster, tmp_path: Path) -> Desk:
+def desk(cluster: SlurmCluster, tmp_path: Path) -> Iterator[Desk]:
     there = f"{USER_HOME}/{uuid.uuid4().hex[:8]}"
     cluster.ssh(f"mkdir {there}")
-    return Desk(cluster, there, tmp_path)
+    desk = Desk(cluster, there, tmp_path)
+    yield desk
+    for client in desk.clients:
+        if client.poll() is None:
+            client.kill()
+            client.wait()
 
 
 def optimise(evolution: Evolution, *more: str, run: str = "run") -> str:
@@ -123,7 +132,9 @@ def test_hello_comes_from_both_machines_and_no_key_is_in_the_environment(desk: D
     try:
         awaited(lambda: "[0, 1, 4, 9, 16]" in desk.told(), 90, desk.told())
         assert "['compute1', 'compute1', 'compute2', 'compute2']" in desk.told()
-        files = list(desk.here.glob(".neurofleet-*/engines/security/*.json"))
+        (security,) = desk.here.glob(".neurofleet-*/engines/security")
+        assert security.stat().st_mode & 0o077 == 0
+        files = list(security.glob("ipcontroller-*.json"))
         assert len(files) == 2, "engines' and clients' connection files"
         assert {path.stat().st_mode & 0o777 for path in files} == {0o600}
         keys = {json.loads(path.read_text())["key"] for path in files}
