@@ -140,6 +140,8 @@ def test_hello_comes_from_both_machines_and_no_key_is_in_the_environment(desk: D
         keys = {json.loads(path.read_text())["key"] for path in files}
         assert len(keys) == 1
         key = keys.pop()
+        assert len(key) == 64, "messages are signed"
+        assert all(json.loads(path.read_text())["curve_serverkey"] for path in files)
         for machine in ("compute1", "compute2"):
             visible = desk.cluster.ssh(
                 "cat /proc/[0-9]*/environ /proc/[0-9]*/cmdline 2>/dev/null | tr '\\0' '\\n'",

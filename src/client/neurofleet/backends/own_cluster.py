@@ -15,7 +15,12 @@ from neurofleet.backends import tether
 from neurofleet.engine.warm_process import ONE_THREAD
 
 
-def make_cluster(engines: int, directory: Path, controller_args: Sequence[str] = ()) -> Any:
+def make_cluster(
+    engines: int,
+    directory: Path,
+    controller_args: Sequence[str] = (),
+    controller: str = "ipyparallel.controller",
+) -> Any:
     """Return an ``ipyparallel.Cluster``, not started, whose processes are tethered to this one.
 
     Parameters
@@ -26,6 +31,8 @@ def make_cluster(engines: int, directory: Path, controller_args: Sequence[str] =
         For the cluster's profile and logs; emptied first.
     controller_args : sequence of str
         More of them.
+    controller : str
+        The module that is the controller.
     """
     import ipyparallel
     from traitlets.config import Config
@@ -35,7 +42,7 @@ def make_cluster(engines: int, directory: Path, controller_args: Sequence[str] =
     tethered = [sys.executable, "-I", "-S", tether.__file__, str(os.getpid())]
     module = [sys.executable, "-m"]
     config = Config()
-    config.ControllerLauncher.controller_cmd = [*tethered, *module, "ipyparallel.controller"]
+    config.ControllerLauncher.controller_cmd = [*tethered, *module, controller]
     config.EngineLauncher.engine_cmd = [*tethered, *module, "ipyparallel.engine"]
     config.EngineLauncher.engine_args = [f"--work-dir={directory}"]
     config.BaseLauncher.environment = ONE_THREAD

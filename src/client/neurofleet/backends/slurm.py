@@ -172,6 +172,7 @@ class SlurmEngines:
                     "--IPController.client_ip=127.0.0.1",
                     "--IPController.monitor_ip=127.0.0.1",
                 ],
+                "neurofleet.backends.signed_controller",
             )
             self._cluster.start_controller_sync()
             client = self._cluster.connect_client_sync()
