@@ -68,8 +68,8 @@ def test_map_quick_items_travel_in_batches_slow_ones_alone(fleet: Fleet) -> None
         assert max(sent) > 200, sent
         assert len(sent) < 200
         sent.clear()
-        fleet.map(lambda _x: time.sleep(0.3), range(8))
-        assert sent == [1] * 8
+        fleet.map(lambda _x: time.sleep(0.6), range(6))
+        assert sent == [1] * 6
     finally:
         del farm._view.__dict__[fleet_submit]
 
@@ -195,7 +195,8 @@ def test_map_function_whose_import_engines_lack_is_told_with_a_remedy(
     import sys
 
     # It looks installed, so it travels as a name.
-    monkeypatch.setattr("neurofleet.jobs._INSTALLED", [*jobs._INSTALLED, tmp_path.resolve()])
+    monkeypatch.setattr("neurofleet.jobs._INSTALLED", (*jobs._INSTALLED, str(tmp_path)))
+    jobs._is_installed.cache_clear()
     (tmp_path / "only_here.py").write_text("def f(x):\n    return x\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     import only_here  # type: ignore[import-not-found]

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import itertools
 import math
+import os
 import pickle
 import platform
 import sys
@@ -27,7 +29,7 @@ from neurofleet.errors import FleetError, UsageError, WorkloadFailed, first_line
 from neurofleet.farm import Farm, FarmState, SerialFarm, Task, check_engine
 
 #: A batch should take about so long: enough to hide what sending one costs, 4 ms [s].
-BATCH_S = 0.4
+BATCH_S = 1.0
 #: The most that a batch carries [bytes], [items].
 BATCH_BYTES, BATCH_ITEMS = 1_000_000, 2_000
 #: An engine gets at most this part of what is left, so that all end at about the same time.
@@ -260,7 +262,8 @@ def pickled(items: Iterable[Any]) -> list[bytes]:
     with _own_code_travels():
         for number, item in enumerate(items):
             try:
-                made.append(cloudpickle.dumps(item))
+                dumps = pickle.dumps if type(item) in _PLAIN else cloudpickle.dumps
+                made.append(dumps(item))
             except Exception as error:
                 raise UsageError(
                     f"item {number}, a {type(item).__name__}, cannot be sent to an engine"
@@ -365,12 +368,24 @@ def _is_own(module: Any) -> bool:
     file = getattr(module, "__file__", None)
     if not file or getattr(module, "__name__", "__main__") == "__main__":
         return False  # cloudpickle sends what __main__ has anyway
-    path = Path(file).resolve()
-    return path.suffix == ".py" and not any(path.is_relative_to(place) for place in _INSTALLED)
+    return not _is_installed(file)
 
 
-#: Where installed packages are, this program among them.
-_INSTALLED = [
-    Path(sysconfig.get_path(name)).resolve()
-    for name in ("stdlib", "platstdlib", "purelib", "platlib")
-] + [Path(__file__).resolve().parent]
+@functools.cache
+def _is_installed(file: str) -> bool:
+    # There are thousands, and most need no look at the file system.
+    if file.startswith(_INSTALLED) or not file.endswith(".py"):
+        return True
+    return os.path.realpath(file).startswith(_INSTALLED)
+
+
+def _places() -> tuple[str, ...]:
+    """Return where installed packages are, this program among them."""
+    names = ("stdlib", "platstdlib", "purelib", "platlib")
+    places = [*map(sysconfig.get_path, names), str(Path(__file__).parent)]
+    return tuple(f"{name(place)}{os.sep}" for place in places for name in (str, os.path.realpath))
+
+
+_INSTALLED = _places()
+#: What needs no look at where its class comes from.
+_PLAIN = frozenset({str, bytes, int, float, bool, type(None)})

@@ -20,7 +20,9 @@ from rich.progress import (
 from rich.text import Text
 
 from neurofleet.farm import FarmState
-from neurofleet.progress import LINE_S
+
+#: Without a terminal, a line of progress at most so often [s].
+LINE_S = 30.0
 
 
 class ItemWatcher:
