@@ -141,6 +141,7 @@ def up() -> SlurmCluster:
     cluster = SlurmCluster()
     if cluster.ssh("sinfo", user="root", check=False).returncode:
         _configure(cluster)
+    _modules(cluster)
     deadline = time.monotonic() + 60
     while (told := cluster.ssh("sinfo -h -N -o %T").stdout.split()) != ["idle"] * len(COMPUTE):
         assert time.monotonic() < deadline, f"nodes are {told}"
@@ -191,6 +192,23 @@ def _configure(cluster: SlurmCluster) -> None:
             on=name,
             user="root",
         )
+
+
+def _modules(cluster: SlurmCluster) -> None:
+    """Give the login machine environment modules, one of which is there for a compiler."""
+    cluster.ssh(
+        """set -e
+        if [ ! -e /usr/share/modules/init/sh ]; then
+            apt-get update -qq
+            DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends \\
+                environment-modules >/dev/null
+        fi
+        mkdir -p /usr/share/modules/modulefiles/compiler""",
+        user="root",
+        timeout_s=300,
+    )
+    content = "#%Module1.0\nsetenv SITE_COMPILER loaded\n"
+    _write(cluster, LOGIN, "/usr/share/modules/modulefiles/compiler/12", content)
 
 
 def _copy(source: Path, target: str) -> None:

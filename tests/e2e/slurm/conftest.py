@@ -21,6 +21,7 @@ login:
       ansible_host: {host}
       ansible_user: user
       ansible_ssh_common_args: -F {config}
+      user_install_modules: [compiler/12]
 """
 PLAYBOOK_LIMIT_S = 900.0
 
@@ -65,7 +66,11 @@ def install(inventory: Path) -> subprocess.CompletedProcess[str]:
             "-i", str(inventory),
         ],
         cwd=ROOT, capture_output=True, text=True, timeout=PLAYBOOK_LIMIT_S, check=False,
-        env={**os.environ, "PATH": f"{ROOT}/.venv-control/bin:{os.environ['PATH']}"},
+        env={
+            **os.environ,
+            "PATH": f"{ROOT}/.venv-control/bin:{os.environ['PATH']}",
+            "ANSIBLE_SSH_ARGS": "-o ControlMaster=no -o ConnectTimeout=10",
+        },
     )  # fmt: skip
 
 

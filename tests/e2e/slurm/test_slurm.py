@@ -126,6 +126,36 @@ def test_installation_is_in_the_users_directory_only(cluster: SlurmCluster) -> N
     assert Path(cluster.path(f"{BIN}/opt_l5pc")).exists()
 
 
+def test_commands_load_the_sites_modules(cluster: SlurmCluster) -> None:
+    asked = "import os; print(os.environ['SITE_COMPILER'])"
+    assert cluster.ssh(f'{BIN}/neurofleet-python -c "{asked}"').stdout == "loaded\n"
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ("~/elsewhere --module compiler/13", "module load compiler/13 failed"),
+        ("~/elsewhere --python /bin/sh", "/bin/sh is no Python 3.11 to 3.13. Name another"),
+        ("/proc/elsewhere", "/proc/elsewhere cannot be written. Name a directory of your own"),
+        ("~/elsewhere --wheels /tmp", "the lock could not be installed"),
+    ],
+)
+def test_installation_that_cannot_be_done_is_refused_and_leaves_nothing(
+    cluster: SlurmCluster, options: str, says: str
+) -> None:
+    source = f"{USER_HOME}/neurofleet/source"
+    done = cluster.ssh(
+        f"{source}/user-install {options} --lock {source}/fleet.txt"
+        f" --client $(ls {source}/neurofleet-*.tar.gz)",
+        check=False,
+    )
+    assert done.returncode in (1, 2)
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1
+    assert says in errors[0]
+    assert cluster.ssh("find ~/elsewhere -type f", check=False).stdout == ""
+
+
 def test_hello_comes_from_both_machines_and_no_key_is_in_the_environment(desk: Desk) -> None:
     (desk.here / "script.py").write_text(SCRIPT)
     client = desk.start("neurofleet-python script.py")
