@@ -18,7 +18,7 @@ import pytest
 
 from e2e.processes import awaited
 from e2e.running import Evolution, Finished, Upstream, course, differences, quick, rows
-from e2e.slurm.cluster import LOGIN, SHARED, USER_HOME, SlurmCluster
+from e2e.slurm.cluster import LOGIN, USER_HOME, SlurmCluster
 from e2e.test_tutorial import blocks
 
 pytestmark = pytest.mark.timeout(600)
@@ -461,34 +461,48 @@ def test_head_that_does_not_answer_or_has_no_program_is_told(cluster: SlurmClust
         assert says in done.stderr
 
 
+# The laptop does not know the head by the name that the head has for itself.
+@pytest.mark.filterwarnings("ignore:IPython could not determine IPs:RuntimeWarning")
+@pytest.mark.filterwarnings("ignore:\\s*Controller appears to be listening:RuntimeWarning")
 def test_client_on_a_laptop_reaches_engines_through_an_ssh_tunnel(
-    desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    desk: Desk, tmp_path: Path
 ) -> None:
-    import os
-
     import ipyparallel
 
-    # As a person's ~/.ssh/config would have it.
-    (tmp_path / "ssh").write_text(
-        f'#!/bin/sh\nexec /usr/bin/ssh -F {desk.cluster.ssh_config} "$@"\n'
-    )
-    (tmp_path / "ssh").chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    started = desk.start(f"env IPYTHONDIR={desk.there}/ipython ipcluster start -n 2")
-    file = desk.here / "ipython/profile_default/security/ipcontroller-client.json"
+    desk.start(f"env IPYTHONDIR={desk.there}/ipython ipcluster start -n 2")
+    there = desk.here / "ipython/profile_default/security/ipcontroller-client.json"
     try:
-        awaited(file.exists, 60, desk.told())
-        (tmp_path / "ipcontroller-client.json").write_bytes(file.read_bytes())
-        with ipyparallel.Client(
-            str(tmp_path / "ipcontroller-client.json"), sshserver=LOGIN, timeout=60
-        ) as client:
-            client.wait_for_engines(2, timeout=60)
-            hosts = client[:].apply_sync(_hostname)
+        awaited(there.exists, 60, desk.told())
+        file = tmp_path / "ipcontroller-client.json"
+        file.write_bytes(there.read_bytes())
+        ports = json.loads(file.read_text())
+        names = ["registration", "control", "mux", "task", "iopub", "notification", "broadcast"]
+        tunnel = subprocess.Popen(
+            ["ssh", "-F", str(desk.cluster.ssh_config), "-N"]
+            + [f"-L{ports[name]}:127.0.0.1:{ports[name]}" for name in names]
+            + [f"user@{LOGIN}"]
+        )
+        try:
+            awaited(lambda: _listens(ports["registration"]), 30, "the tunnel stands")
+            with ipyparallel.Client(str(file), timeout=30) as client:
+                client.wait_for_engines(2, timeout=60)
+                hosts = client[:].apply_sync(_hostname)
+        finally:
+            tunnel.terminate()
+            tunnel.wait(30)
         assert hosts == [LOGIN, LOGIN]
     finally:
         desk.cluster.ssh("pkill -u user -INT -f 'ipcluster start'", check=False)
-        started.wait(60)
-    assert SHARED in str(desk.there)
+
+
+def _listens(port: int) -> bool:
+    import socket
+
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=5).close()
+    except OSError:
+        return False
+    return True
 
 
 def _hostname() -> str:
