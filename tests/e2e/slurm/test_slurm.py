@@ -6,6 +6,7 @@ import json
 import re
 import shlex
 import signal
+import socket
 import subprocess
 import sys
 import uuid
@@ -486,7 +487,7 @@ def test_client_on_a_laptop_reaches_engines_through_an_ssh_tunnel(
             awaited(lambda: _listens(ports["registration"]), 30, "the tunnel stands")
             with ipyparallel.Client(str(file), timeout=30) as client:
                 client.wait_for_engines(2, timeout=60)
-                hosts = client[:].apply_sync(_hostname)
+                hosts = client[:].apply_sync(socket.gethostname)
         finally:
             tunnel.terminate()
             tunnel.wait(30)
@@ -496,16 +497,8 @@ def test_client_on_a_laptop_reaches_engines_through_an_ssh_tunnel(
 
 
 def _listens(port: int) -> bool:
-    import socket
-
     try:
         socket.create_connection(("127.0.0.1", port), timeout=5).close()
     except OSError:
         return False
     return True
-
-
-def _hostname() -> str:
-    import socket
-
-    return socket.gethostname()
