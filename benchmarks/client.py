@@ -29,6 +29,7 @@ from neurofleet.engine.host_cache import versions_stamp
 from neurofleet.farm import ByName, Task
 from neurofleet.store import FILE, pack_floats
 from neurofleet.workloads import l5pc
+from neurofleet.workloads.loo_forest import HELD_OUT
 from payload import message_size
 
 BIN = Path(sys.executable).parent
@@ -37,6 +38,11 @@ SIZE = ["--offspring_size=4", "--max_ngen=2", "--seed=42", "--checkpoint=check.p
 REPEATS = 2
 #: Sizes of the scheduling comparison, beyond what two cores can compute.
 INDIVIDUALS, ENGINES = 48, 32
+
+#: Runs of each side of the comparison of forests, alternating; the fastest counts.
+FOREST_REPEATS = 3
+#: Items of the comparison of maps, how long each takes [s], and on how many engines.
+ITEMS, WAIT_S, MAP_ENGINES = 10_000, 0.01, 4
 
 Row = tuple[str, str, str, str]
 
@@ -162,19 +168,111 @@ def scheduling(store: Path, scratch: Path) -> Row:
     )  # fmt: skip
 
 
+def mapping(scratch: Path) -> Row:
+    """Compare ``neurofleet map`` with ``map_sync`` of chunksize 1: 10,000 tasks of 10 ms."""
+    from benchmark_items import wait
+
+    where = scratch / "map"
+    where.mkdir()
+    (where / "items.jsonl").write_text("".join(f"{WAIT_S}\n" for _ in range(ITEMS)))
+    engines = LocalEngines(MAP_ENGINES, scratch / "ipython" / "profile_map")
+    try:
+        with engines.connect() as client:
+            client.wait_for_engines(MAP_ENGINES, timeout=60)
+            view = client.load_balanced_view()
+            started = time.monotonic()
+            view.map_sync(wait, [WAIT_S] * ITEMS, chunksize=1)
+            theirs = time.monotonic() - started
+        # The whole command on the same engines, with results on disk.
+        file = Path(engines.connection_file)
+        shutil.copy(file, file.with_name("ipcontroller-client.json"))
+        command = [BIN / "neurofleet", "map", "benchmark_items:wait", "items.jsonl"]
+        environment = {**os.environ, "IPYTHONDIR": str(scratch / "ipython")}
+        started = time.monotonic()
+        subprocess.run(
+            [*command, "--profile=map"], cwd=where, env=environment, check=True, capture_output=True
+        )
+        ours = time.monotonic() - started
+    finally:
+        engines.close()
+    return (
+        f"map of {ITEMS} tasks of {WAIT_S * 1000:.0f} ms on {MAP_ENGINES} engines, map_sync's time"
+        " / ours", f"{theirs / ours:.2f}", "at least 2",
+        f"{theirs:.1f} s and {ours:.1f} s; without any idling"
+        f" {ITEMS * WAIT_S / MAP_ENGINES:.1f} s",
+    )  # fmt: skip
+
+
+def forest(scratch: Path) -> Row:
+    """Compare ``loo-forest`` with the tutorial's code, on the same two engines."""
+    from neurofleet.jobs import Job, JobPreparation, pickled, run_items
+    from neurofleet.workloads.loo_forest import made_data, predict_left_out
+
+    data = made_data()
+    engines = LocalEngines(2, scratch / "forest")
+    farm = EngineFarm(engines)
+    ours, theirs = [], []
+    try:
+        farm.open()
+        client = engines.client
+        direct = client[:]
+        direct.block = True
+        direct.execute("from sklearn.ensemble import RandomForestRegressor as rfr")
+        direct.execute("import numpy as np")
+        for _ in range(FOREST_REPEATS):
+            started = time.monotonic()
+            shared = {"features": data.features, "target": data.target, "trees": 100, "seed": 0}
+            job = Job.of(predict_left_out, shared)
+            farm.prepare_for(JobPreparation(job))
+            farm.open()
+            content = dict(enumerate(pickled(range(HELD_OUT))))
+            run_items(farm, job, content, lambda _results: None)
+            ours.append(time.monotonic() - started)
+            started = time.monotonic()
+            direct.push({"X": data.features, "Y": data.target, "looFit": _tutorials_fit})
+            view = client.load_balanced_view()
+            view.block = True
+            view.map(_tutorials_wrapper, range(HELD_OUT))
+            theirs.append(time.monotonic() - started)
+    finally:
+        farm.close()
+    return (
+        "loo-forest on 2 engines, the tutorial's time / ours", f"{min(theirs) / min(ours):.2f}",
+        "at least 1",
+        f"{min(theirs):.1f} s and {min(ours):.1f} s, the fastest of {FOREST_REPEATS} each",
+    )  # fmt: skip
+
+
+def _tutorials_fit(index, Ylocal, Xlocal):
+    rf = rfr(n_estimators=100)  # noqa: F821
+    fitted = rf.fit(np.delete(Xlocal, index, axis=0), np.delete(Ylocal, index))  # noqa: F821
+    return fitted.predict(np.array([Xlocal[index, :]]))[0]  # noqa: F821
+
+
+def _tutorials_wrapper(i):
+    return looFit(i, Y, X)  # noqa: F821
+
+
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="leave out the serial comparison")
-    quick = parser.parse_args().quick
+    parser.add_argument("--items", action="store_true", help="map and loo-forest only")
+    options = parser.parse_args()
+    quick = options.quick
     with tempfile.TemporaryDirectory(prefix="neurofleet-bench-") as folder:
         scratch = Path(folder)
         os.environ["NEUROFLEET_CACHE"] = str(scratch / "cache")
-        rows, store = two_engines(scratch)
-        rows.append(payload())
-        rows.append(scheduling(store, scratch))
-        if not quick:
-            rows.insert(0, serial(scratch))
+        os.environ["PYTHONPATH"] = str(Path(__file__).parent)  # what engines import is there
+        rows: list[Row] = []
+        if not options.items:
+            rows, store = two_engines(scratch)
+            rows.append(payload())
+            rows.append(scheduling(store, scratch))
+            if not quick:
+                rows.insert(0, serial(scratch))
+        rows.append(mapping(scratch))
+        rows.append(forest(scratch))
     print("| what | measured | wanted | compared with |\n| --- | --- | --- | --- |")
     for row in rows:
         print(f"| {' | '.join(row)} |")

@@ -88,7 +88,9 @@ def assert_refused_and_unchanged(
 @pytest.mark.parametrize(
     "words",
     [["neurofleet"], ["neurofleet", "optimise"], ["neurofleet", "report"], ["neurofleet", "repair"],
-     ["neurofleet", "completion"], ["opt_l5pc"]],
+     ["neurofleet", "completion"], ["neurofleet", "map"], ["neurofleet", "run"],
+     ["neurofleet", "run", "hello"], ["neurofleet", "run", "loo-forest"],
+     ["neurofleet", "slurm", "script"], ["opt_l5pc"]],
     ids=" ".join,
 )  # fmt: skip
 @pytest.mark.parametrize("option", ["--help", "-h"])

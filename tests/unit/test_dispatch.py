@@ -9,6 +9,7 @@ import math
 import os
 import shutil
 import struct
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,13 +20,20 @@ import psutil
 import pytest
 from ipyparallel.serialize import pack_apply_message
 
+from neurofleet import safe_point
 from neurofleet.backends.local import LocalEngines
 from neurofleet.backends.profile import ProfileEngines
 from neurofleet.dispatch import MOST_FAILURES, WINDOW, EngineFarm
 from neurofleet.engine import tasks
 from neurofleet.engine.outcome import Outcome
 from neurofleet.engines_for_model import ModelPreparation, host_cache
-from neurofleet.errors import EnginesUnreachable, ModelError, TooFewEngines, WorkloadFailed
+from neurofleet.errors import (
+    EnginesUnreachable,
+    Interrupted,
+    ModelError,
+    TooFewEngines,
+    WorkloadFailed,
+)
 from neurofleet.farm import ByName, FarmState, SerialFarm, Task
 from neurofleet.model import EvaluatorSpec, pack
 from neurofleet.store import pack_floats
@@ -126,6 +134,57 @@ def test_farm_is_used_again_after_a_failure(farm: EngineFarm, tmp_path: Path) ->
     with pytest.raises(WorkloadFailed):
         run(farm, [Task(i, farm_tasks.fail, (log,)) for i in range(6)])
     assert run(farm, [Task("t", farm_tasks.work, (log, "again"))])["t"][0] == "again"
+
+
+def test_farm_asked_for_a_safe_point_finishes_what_was_begun_and_begins_no_more(
+    farm: EngineFarm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(safe_point, "_asked", threading.Event())
+    log = tmp_path / "log"
+    kept: list[Any] = []
+
+    def keep(task: Task, _result: Any) -> None:
+        kept.append(task.key)
+        if len(kept) == 5:
+            safe_point.ask()
+
+    with pytest.raises(Interrupted, match="stopped at a safe point"):
+        farm.run([Task(i, farm_tasks.work, (str(log), str(i), 0.05)) for i in range(50)], keep)
+    assert 5 <= len(kept) <= 5 + WINDOW * 2
+    assert sorted(kept) == sorted(int(line.split()[0]) for line in log.read_text().splitlines())
+
+
+def test_farm_draws_tasks_of_an_iterator_when_an_engine_could_take_one(
+    farm: EngineFarm, tmp_path: Path
+) -> None:
+    log = str(tmp_path / "log")
+    ended: list[Any] = []
+    ahead: list[int] = []
+
+    def tasks_as_needed() -> Iterator[Task]:
+        for i in range(30):
+            ahead.append(i - len(ended))
+            yield Task(i, farm_tasks.work, (log, str(i), 0.01))
+
+    farm.run(tasks_as_needed(), lambda task, _result: ended.append(task.key))
+    assert sorted(ended) == list(range(30))
+    assert max(ahead) <= WINDOW * 2
+
+
+def test_farm_task_that_fails_for_good_is_handed_over_and_the_others_go_on(
+    farm: EngineFarm, tmp_path: Path
+) -> None:
+    log = str(tmp_path / "log")
+    found: list[Any] = []
+    failed: dict[Any, str] = {}
+    farm.run(
+        [Task("bad", farm_tasks.fail, (log,)), *(Task(i, abs, (-i,)) for i in range(5))],
+        lambda task, result: found.append((task.key, result)),
+        lambda task, failure: failed.update({task.key: str(failure)}),
+    )
+    assert sorted(found) == [(i, i) for i in range(5)]
+    assert list(failed) == ["bad"]
+    assert "ValueError: this cannot be done" in failed["bad"]
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])

@@ -12,8 +12,8 @@ import pytest
 from bluepyopt.deapext.optimisations import DEAPOptimisation
 
 from neurofleet import checkpoint
+from neurofleet.backends.choice import EngineChoice
 from neurofleet.engine import host_cache
-from neurofleet.engines_for_model import EngineChoice
 from neurofleet.errors import RunDirectoryError
 from neurofleet.evolution import Settings, State
 from neurofleet.farm import FarmState

@@ -28,7 +28,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -114,6 +114,10 @@ class Fleet:
         The bridge's own address, with the network's prefix length.
     machines : dict
         Address by name.
+    packages : tuple of str
+        Debian packages in the image beyond the usual ones.
+    binds : dict
+        Directory in the machines by directory of this computer, shared by all.
     """
 
     directory: Path
@@ -122,6 +126,8 @@ class Fleet:
     bridge: str
     network: ipaddress.IPv4Interface
     machines: dict[str, str]
+    packages: tuple[str, ...] = ()
+    binds: dict[str, str] = field(default_factory=dict)
 
     def root(self, name: str) -> Path:
         """Return where a machine's root directory is mounted."""
@@ -172,6 +178,8 @@ def fleet_of(data: dict[str, Any]) -> Fleet:
         bridge=str(data["bridge"]),
         network=network,
         machines=machines,
+        packages=tuple(data.get("packages", ())),
+        binds=dict(data.get("binds", {})),
     )
 
 
@@ -237,7 +245,7 @@ def make_image(fleet: Fleet) -> Path:
     variables = inherited_environment()
     authorities = sorted(LOCAL_CAS.glob("*.crt")) if LOCAL_CAS.is_dir() else []
     # Anything that changes what is built changes the image's name.
-    parts = [IMAGE_FORMAT, *IMAGE_PACKAGES, sources, options, variables]
+    parts = [IMAGE_FORMAT, *IMAGE_PACKAGES, *fleet.packages, sources, options, variables]
     parts += [path.read_text() for path in authorities]
     digest = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:12]
     image = fleet.cache / f"{fleet.release}-{digest}"
@@ -257,7 +265,7 @@ def make_image(fleet: Fleet) -> Path:
     apt_file = building / "apt.conf"
     apt_file.write_text(options)
     command = ["mmdebstrap", "--quiet", "--mode=root", "--variant=minbase"]
-    command += [f"--include={','.join(IMAGE_PACKAGES)}", f"--aptopt={apt_file}"]
+    command += [f"--include={','.join([*IMAGE_PACKAGES, *fleet.packages])}", f"--aptopt={apt_file}"]
     command += ["--skip=cleanup/apt/lists", fleet.release, str(root)]
     if sources:
         (building / "sources.list").write_text(sources)
@@ -501,6 +509,7 @@ def boot(fleet: Fleet, image: Path, name: str) -> bool:
     nspawn = ["systemd-nspawn", "--quiet", "--boot", "--register=no", "--keep-unit"]
     nspawn += [f"--directory={root}", f"--machine={fleet.bridge}-{name}", f"--hostname={name}"]
     nspawn += [f"--network-bridge={fleet.bridge}", "--resolv-conf=off", "--timezone=off"]
+    nspawn += [f"--bind={here}:{there}" for here, there in fleet.binds.items()]
     nspawn += ["--console=pipe", "--link-journal=no", "--kill-signal=SIGRTMIN+3"]
     with (machine / "console.log").open("ab") as log:
         subprocess.Popen(

@@ -16,11 +16,12 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+from neurofleet import safe_point
 from neurofleet.backends import EngineSource
+from neurofleet.dispatch_state import LOST, Engine, Run, remote_failure
 from neurofleet.errors import (
     EnginesUnreachable,
     FleetError,
@@ -43,32 +44,8 @@ STALL_S = 30.0
 PROBE_S = 10.0
 #: A task that fails (not: whose engine is lost) so often is not tried again.
 MOST_FAILURES = 3
-#: A task whose engine was lost so often is taken to be the cause.
-MOST_LOSSES = 10
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass
-class _Engine:
-    """One registered engine: being prepared, ready, or left out."""
-
-    identity: str
-    ready: bool = False
-    left_out: FleetError | None = None
-
-
-@dataclass
-class _Run:
-    """The state of one ``EngineFarm.run``."""
-
-    waiting: list[tuple[float, int, Task]] = field(default_factory=list)
-    out: dict[str, Task] = field(default_factory=dict)  # by message id
-    done: set[Any] = field(default_factory=set)
-    failures: dict[Any, int] = field(default_factory=dict)
-    losses: dict[Any, int] = field(default_factory=dict)
-    missed: set[str] = field(default_factory=set)  # outstanding, unknown to the hub once
-    last_result: float = field(default_factory=time.monotonic)
 
 
 class EngineFarm:
@@ -102,16 +79,22 @@ class EngineFarm:
         self._is_not_ready = is_not_ready
         self._client: Any = None
         self._view: Any = None
-        self._engines: dict[int, _Engine] = {}
+        self._engines: dict[int, Engine] = {}
         self._events: queue.SimpleQueue[tuple[str, Any, Any]] = queue.SimpleQueue()
         self._empty_since: float | None = None
         self._probing = False
+        self._completed = 0
         self._order = itertools.count()
 
     @property
     def size(self) -> int:
         """Number of engines that are ready."""
         return sum(engine.ready for engine in self._engines.values())
+
+    @property
+    def client(self) -> Any:
+        """The ``ipyparallel.Client`` in use; another one after the connection was lost."""
+        return self._client
 
     def open(self) -> None:
         """Connect, and prepare every engine that is there; nothing if some are ready already.
@@ -125,9 +108,11 @@ class EngineFarm:
             self._connect()
         elif self.size:
             return  # whoever is being replaced joins when it is ready; nobody waits for it
-        run = _Run()
+        run = Run()
         patience = time.monotonic() + ASSEMBLY_S
         while not self._assembled() and (not self.size or time.monotonic() < patience):
+            if safe_point.asked():
+                raise safe_point.reached()
             self._step(run, lambda _task, _result: None)
 
     def _assembled(self) -> bool:
@@ -137,8 +122,23 @@ class EngineFarm:
         )
         return self.size > 0 and settled >= max(self._source.expected, len(self._engines))
 
-    def run(self, tasks: Iterable[Task], on_result: Callable[[Task, Any], None]) -> None:
+    def run(
+        self,
+        tasks: Iterable[Task],
+        on_result: Callable[[Task, Any], None],
+        on_failure: Callable[[Task, WorkloadFailed], None] | None = None,
+    ) -> None:
         """Run all tasks; return when each has a result.
+
+        Parameters
+        ----------
+        tasks : iterable of Task
+            An iterator is drawn from when an engine could take a task, so it can make
+            its next one of what is known by then; anything else is ordered by weight.
+        on_result : callable
+            Called in this thread as each task ends.
+        on_failure : callable or None
+            Called for a task that failed for good; without it the run ends.
 
         Raises
         ------
@@ -146,19 +146,29 @@ class EngineFarm:
             A task failed on several engines; its last error is told.
         EnginesUnreachable, TooFewEngines
             The limits of the source or of ``engine_timeout_s`` were reached.
+        Interrupted
+            A safe point was asked for; what engines had begun has been handed over.
         """
         if self._client is None:
             self._connect()
-        run = _Run()
-        for task in tasks:
-            self._enqueue(run, task, task.weight)
-        total = len(run.waiting)
+        run = Run()
+        if isinstance(tasks, Iterator):
+            run.drawn = tasks
+        else:
+            for task in tasks:
+                self._enqueue(run, task, task.weight)
         try:
-            while len(run.done) < total:
-                self._submit(run)
-                self._step(run, on_result)
+            while self._submit(run) or run.out:
+                self._step(run, on_result, on_failure)
         finally:
             self._keep_what_arrived(run, on_result)
+        if safe_point.asked():
+            if not self._completed:
+                raise TooFewEngines(
+                    "nothing could be finished before the stop that was asked for",
+                    remedy="Give more time; engines need some of it to start",
+                )
+            raise safe_point.reached()
 
     def close(self) -> None:
         """Disconnect, and end engines that were started for this farm."""
@@ -174,15 +184,24 @@ class EngineFarm:
         self._engines.clear()
         self._empty_since = time.monotonic()
 
-    def _enqueue(self, run: _Run, task: Task, weight: float) -> None:
+    def _enqueue(self, run: Run, task: Task, weight: float) -> None:
         heapq.heappush(run.waiting, (-weight, next(self._order), task))
 
-    def _submit(self, run: _Run) -> None:
-        """Give the scheduler tasks until the window is full."""
+    def prepare_for(self, preparation: Preparation) -> None:
+        """Have every engine prepared anew, for something else."""
+        self._preparation = preparation
+        for engine_id, engine in list(self._engines.items()):
+            engine.ready, engine.left_out = False, None
+            self._prepared(engine_id, engine.identity, None)
+
+    def _submit(self, run: Run) -> bool:
+        """Give the scheduler tasks until the window is full; tell whether more are waiting."""
+        if safe_point.asked():
+            return False
         ready = [engine_id for engine_id, engine in self._engines.items() if engine.ready]
         # Each target named makes each message longer: none is when all may have it.
         targets = None if len(ready) == len(self._engines) else ready
-        while run.waiting and ready and len(run.out) < WINDOW * len(ready):
+        while self._draw(run) and ready and len(run.out) < WINDOW * len(ready):
             _, _, task = heapq.heappop(run.waiting)
             if task.key in run.done:
                 continue
@@ -194,8 +213,22 @@ class EngineFarm:
             message = result.msg_ids[0]
             run.out[message] = task
             result.add_done_callback(lambda done, m=message: self._events.put(("task", m, done)))
+        return bool(run.waiting)
 
-    def _step(self, run: _Run, on_result: Callable[[Task, Any], None]) -> None:
+    def _draw(self, run: Run) -> bool:
+        """Tell whether a task waits, after drawing the next one if none does."""
+        if not run.waiting:
+            task = next(run.drawn, None)
+            if task is not None:
+                self._enqueue(run, task, task.weight)
+        return bool(run.waiting)
+
+    def _step(
+        self,
+        run: Run,
+        on_result: Callable[[Task, Any], None],
+        on_failure: Callable[[Task, WorkloadFailed], None] | None = None,
+    ) -> None:
         """Handle one event, or the passing of time."""
         self._update_engines(run)
         try:
@@ -204,7 +237,7 @@ class EngineFarm:
             self._watch_for_stalls(run)
             return
         if kind == "task":
-            self._task_ended(run, name, value, on_result)
+            self._task_ended(run, name, value, on_result, on_failure)
         elif kind == "prepared":
             engine_id, identity = name
             self._prepared(engine_id, identity, value)
@@ -213,14 +246,14 @@ class EngineFarm:
 
     # -- engines ------------------------------------------------------------------
 
-    def _update_engines(self, run: _Run) -> None:
+    def _update_engines(self, run: Run) -> None:
         """Follow who comes and goes; prepare who comes; give up when nobody is there."""
         present = dict(self._client._engines)
         for engine_id in [i for i, e in self._engines.items() if present.get(i) != e.identity]:
             del self._engines[engine_id]
         for engine_id, identity in present.items():
             if engine_id not in self._engines:
-                self._engines[engine_id] = _Engine(identity)
+                self._engines[engine_id] = Engine(identity)
                 self._prepared(engine_id, identity, None)
         if not self._source.tend(len(present)):
             self._reconnect(run)
@@ -260,7 +293,7 @@ class EngineFarm:
         except Exception as error:
             if engine_id not in self._client._engines:
                 return
-            cause = error if isinstance(error, FleetError) else _remote_failure(error)
+            cause = error if isinstance(error, FleetError) else remote_failure(error)
             engine.left_out = cause
             logger.warning("engine %d is left out: %s", engine_id, cause)
             return
@@ -270,7 +303,12 @@ class EngineFarm:
     # -- tasks --------------------------------------------------------------------
 
     def _task_ended(
-        self, run: _Run, message: str, done: Any, on_result: Callable[[Task, Any], None]
+        self,
+        run: Run,
+        message: str,
+        done: Any,
+        on_result: Callable[[Task, Any], None],
+        on_failure: Callable[[Task, WorkloadFailed], None] | None,
     ) -> None:
         task = run.out.pop(message, None)
         run.missed.discard(message)
@@ -281,7 +319,7 @@ class EngineFarm:
         try:
             result = done.get(timeout=0)
         except Exception as error:
-            self._task_failed(run, task, error)
+            self._task_failed(run, task, error, on_failure)
             return
         if self._is_not_ready(result):
             for engine_id, engine in self._engines.items():
@@ -291,24 +329,41 @@ class EngineFarm:
             self._enqueue(run, task, float("inf"))
             return
         run.last_result = time.monotonic()
+        self._completed += 1
         run.done.add(task.key)
         on_result(task, result)
 
-    def _task_failed(self, run: _Run, task: Task, error: Exception) -> None:
-        lost = getattr(error, "ename", type(error).__name__) in _LOST
-        counts, limit = (run.losses, MOST_LOSSES) if lost else (run.failures, MOST_FAILURES)
+    def _task_failed(
+        self,
+        run: Run,
+        task: Task,
+        error: Exception,
+        on_failure: Callable[[Task, WorkloadFailed], None] | None,
+    ) -> None:
+        lost = getattr(error, "ename", type(error).__name__) in LOST
+        counts, limit = (run.losses, task.most_losses) if lost else (run.failures, MOST_FAILURES)
         counts[task.key] = counts.get(task.key, 0) + 1
         if counts[task.key] >= limit:
-            how = f"lost its engine {limit} times" if lost else f"failed on {limit} tries"
-            raise WorkloadFailed(
-                f"{task.function.__name__} {how}: {_remote_failure(error).what}",
+            how = (
+                f"lost its engine {limit} time{'s'[: limit > 1]}"
+                if lost
+                else f"failed on {limit} tries"
+            )
+            failure = WorkloadFailed(
+                f"{task.function.__name__} {how}: {remote_failure(error).what}",
                 remedy="Look at the engines' logs, then run the same command again;"
                 " what was scored is kept",
             )
+            if on_failure is None:
+                raise failure
+            run.done.add(task.key)
+            on_failure(task, failure)
+            return
         logger.info("resubmitting %s: %s", task.key, first_line(error))
-        self._enqueue(run, task, float("inf"))
+        for part in task.parts() if lost else (task,):
+            self._enqueue(run, part, float("inf"))
 
-    def _keep_what_arrived(self, run: _Run, on_result: Callable[[Task, Any], None]) -> None:
+    def _keep_what_arrived(self, run: Run, on_result: Callable[[Task, Any], None]) -> None:
         """Hand over results that are here already, also when the run is broken off."""
         others = []
         with contextlib.suppress(queue.Empty):
@@ -331,7 +386,7 @@ class EngineFarm:
 
     # -- the hub ------------------------------------------------------------------
 
-    def _watch_for_stalls(self, run: _Run) -> None:
+    def _watch_for_stalls(self, run: Run) -> None:
         quiet = time.monotonic() - run.last_result
         if run.out and quiet > STALL_S and not self._probing:
             self._probing = True
@@ -346,7 +401,7 @@ class EngineFarm:
             logger.warning("the hub does not answer: %s", first_line(error))
         self._events.put(("hub", None, (client, told)))
 
-    def _hub_told(self, run: _Run, told: tuple[Any, set[str] | None]) -> None:
+    def _hub_told(self, run: Run, told: tuple[Any, set[str] | None]) -> None:
         client, known = told
         self._probing = False
         if client is not self._client:
@@ -361,7 +416,7 @@ class EngineFarm:
             self._enqueue(run, task, float("inf"))
         run.missed = unknown & set(run.out)
 
-    def _reconnect(self, run: _Run) -> None:
+    def _reconnect(self, run: Run) -> None:
         """Start anew with another client; what was out is submitted again."""
         logger.warning("connecting to %s again", self._source.name)
         with contextlib.suppress(Exception):
@@ -380,22 +435,3 @@ class EngineFarm:
         run.out.clear()
         run.missed.clear()
         run.last_result = time.monotonic()
-
-
-#: ipyparallel's names for "no engine has answered this".
-_LOST = frozenset(
-    {
-        "EngineError",
-        "NoEnginesRegistered",
-        "ImpossibleDependency",
-        "InvalidDependency",
-        "TaskAborted",
-        "CancelledError",
-        "TaskTimeout",
-    }
-)
-
-
-def _remote_failure(error: BaseException) -> WorkloadFailed:
-    name, value = getattr(error, "ename", type(error).__name__), getattr(error, "evalue", error)
-    return WorkloadFailed(f"an engine says {name}: {value}", remedy="See the engine's log")

@@ -5,45 +5,18 @@ from __future__ import annotations
 import importlib.metadata
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from neurofleet import __version__, manifest
-from neurofleet.backends import EngineSource
-from neurofleet.backends.local import LocalEngines, usable_cores
-from neurofleet.backends.profile import ProfileEngines
+from neurofleet import __version__
+from neurofleet.backends.choice import EngineChoice, engine_source
 from neurofleet.dispatch import EngineFarm
 from neurofleet.engine import host_cache, tasks
 from neurofleet.engine.outcome import Description
-from neurofleet.errors import FleetError, WorkloadFailed
-from neurofleet.farm import Farm, FarmState, SerialFarm
+from neurofleet.errors import FleetError
+from neurofleet.farm import Farm, FarmState, SerialFarm, check_engine
 from neurofleet.model import Bundle
 from neurofleet.rundir import write_whole
-
-
-@dataclass(frozen=True)
-class EngineChoice:
-    """Where engines come from.
-
-    Attributes
-    ----------
-    backend : str
-        ``serial`` (none: this process), ``local`` (this machine's cores), ``profile``
-        (a running controller), ``auto`` (the fleet if this machine is a head, else a
-        running controller of the profile if there is one, else this machine's cores).
-    count : int or None
-        Local engines to start; ``None`` is one per usable core.
-    profile : str or None
-        IPython profile; ``None`` is the fleet's, or the default one.
-    timeout_s : float
-        How long to wait while no engine can be used [s].
-    """
-
-    backend: str = "auto"
-    count: int | None = None
-    profile: str | None = None
-    timeout_s: float = 300.0
 
 
 class ModelPreparation:
@@ -51,7 +24,7 @@ class ModelPreparation:
 
     def __init__(self, bundle: Bundle, versions: Mapping[str, str]) -> None:
         self._bundle = bundle
-        self._versions = dict(versions)
+        self._versions = {**versions, "neurofleet": __version__}
 
     def request(self, answer: Any | None) -> tuple[Any, ...] | None:
         """Return the next call for an engine; see ``farm.Preparation``."""
@@ -60,22 +33,11 @@ class ModelPreparation:
         if isinstance(answer, FleetError):
             raise answer
         if isinstance(answer, dict):
-            self._check_versions(answer)
+            check_engine(answer, self._versions)
             return (tasks.prepare, self._bundle.digest)
         if isinstance(answer, tasks.NotReady):
             return (tasks.prepare, self._bundle.digest, self._bundle.archive)
         return None
-
-    def _check_versions(self, told: Mapping[str, Any]) -> None:
-        theirs = {**told["versions"], "neurofleet": told["neurofleet"]}
-        ours = {**self._versions, "neurofleet": __version__}
-        for name, version in ours.items():
-            if theirs.get(name) != version:
-                raise WorkloadFailed(
-                    f"the engine on {told['host']} has {name} {theirs.get(name)},"
-                    f" this machine has {version}",
-                    remedy="Install the same lock on both; scores would differ",
-                )
 
 
 def describe(bundle: Bundle) -> Description:
@@ -125,7 +87,7 @@ def open_farm(
     """
     if choice.backend == "serial":
         return SerialFarm(lambda: _prepare_here(bundle), tasks.close), "serial"
-    source, backend = _source(choice, logs)
+    source, backend = engine_source(choice, logs)
     farm = EngineFarm(
         source,
         preparation=ModelPreparation(bundle, host_cache.versions()),
@@ -134,19 +96,6 @@ def open_farm(
         is_not_ready=lambda result: isinstance(result, tasks.NotReady),
     )
     return farm, backend
-
-
-def _source(choice: EngineChoice, logs: Path) -> tuple[EngineSource, str]:
-    local = LocalEngines(usable_cores() if choice.count is None else choice.count, logs)
-    if choice.backend == "local":
-        return local, "local"
-    fleet = manifest.read()
-    profile = ProfileEngines(choice.profile, fleet)
-    named = choice.backend == "profile" or choice.profile is not None
-    # On a fleet's head people mean the fleet: its controller being down is an error.
-    if named or fleet is not None or profile.answers():
-        return profile, "profile"
-    return local, "local"
 
 
 def _prepare_here(bundle: Bundle) -> None:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import pkgutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
+
+from neurofleet import safe_point
+from neurofleet.errors import WorkloadFailed
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,15 @@ class Task(NamedTuple):
     function: Callable[..., Any]
     args: tuple[Any, ...]
     weight: float = 0.0
+
+    @property
+    def most_losses(self) -> int:
+        """After so many lost engines the task is taken to be the cause."""
+        return 10
+
+    def parts(self) -> Sequence[Task]:
+        """Return what is submitted in its place when its engine was lost."""
+        return (self,)
 
 
 class FarmState(NamedTuple):
@@ -92,7 +104,12 @@ class Farm(Protocol):
     def open(self) -> None:
         """Make at least one engine ready."""
 
-    def run(self, tasks: Iterable[Task], on_result: Callable[[Task, Any], None]) -> None:
+    def run(
+        self,
+        tasks: Iterable[Task],
+        on_result: Callable[[Task, Any], None],
+        on_failure: Callable[[Task, WorkloadFailed], None] | None = None,
+    ) -> None:
         """Run all tasks; ``on_result`` is called in this thread as each one ends."""
 
     def close(self) -> None:
@@ -120,11 +137,43 @@ class SerialFarm:
         """Prepare this process."""
         self._prepare()
 
-    def run(self, tasks: Iterable[Task], on_result: Callable[[Task, Any], None]) -> None:
-        """Run all tasks in the order given."""
+    def run(
+        self,
+        tasks: Iterable[Task],
+        on_result: Callable[[Task, Any], None],
+        on_failure: Callable[[Task, WorkloadFailed], None] | None = None,
+    ) -> None:
+        """Run all tasks in the order given; what one raises is raised."""
         for task in tasks:
-            on_result(task, task.function(*task.args))
+            if safe_point.asked():
+                raise safe_point.reached()
+            try:
+                result = task.function(*task.args)
+            except WorkloadFailed as failure:
+                if on_failure is None:
+                    raise
+                on_failure(task, failure)
+                continue
+            on_result(task, result)
 
     def close(self) -> None:
         """Release what was prepared."""
         self._release()
+
+
+def check_engine(told: Mapping[str, Any], ours: Mapping[str, str]) -> None:
+    """Compare an engine's answer to ``tasks.probe`` with the versions wanted.
+
+    Raises
+    ------
+    WorkloadFailed
+        One differs.
+    """
+    theirs = {**told["versions"], "neurofleet": told["neurofleet"], "Python": told.get("python")}
+    for name, version in ours.items():
+        if theirs.get(name) != version:
+            raise WorkloadFailed(
+                f"the engine on {told['host']} has {name} {theirs.get(name)},"
+                f" this machine has {version}",
+                remedy="Install the same lock on both; results could differ",
+            )

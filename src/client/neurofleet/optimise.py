@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from neurofleet import checkpoint, engines_for_model
+from neurofleet.backends.choice import EngineChoice
 from neurofleet.engine import host_cache, tasks
 from neurofleet.engine.outcome import Description
 from neurofleet.engine.warm_process import WarmProcess
-from neurofleet.engines_for_model import EngineChoice
 from neurofleet.errors import FleetError, Interrupted, RunDirectoryError, UsageError
 from neurofleet.evolution import Settings, State, evolve
 from neurofleet.farm import Farm, FarmState
@@ -83,19 +83,11 @@ class Request:
             raise UsageError(
                 f"{self.max_ngen} generations are none", remedy="Give --max-ngen of at least 1"
             )
-        if self.engines.count is not None and self.engines.count < 1:
+        if self.unit_timeout_s is not None and not 0 < self.unit_timeout_s < float("inf"):
             raise UsageError(
-                f"{self.engines.count} engines cannot compute anything",
-                remedy="Give --engines of at least 1, or leave it out for one per core",
+                f"a limit of {self.unit_timeout_s:g} s is none",
+                remedy="Give --unit-timeout above 0, in seconds",
             )
-        for name, value in (
-            ("unit-timeout", self.unit_timeout_s),
-            ("engine-timeout", self.engines.timeout_s),
-        ):
-            if value is not None and not 0 < value < float("inf"):
-                raise UsageError(
-                    f"a limit of {value:g} s is none", remedy=f"Give --{name} above 0, in seconds"
-                )
 
     @property
     def directory(self) -> RunDirectory:

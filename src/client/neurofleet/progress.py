@@ -16,10 +16,8 @@ from rich.text import Text
 
 from neurofleet.evolution import State
 from neurofleet.farm import FarmState
+from neurofleet.progress_items import LINE_S
 from neurofleet.scoring import Progress
-
-#: Without a terminal, a line of progress at most so often [s].
-LINE_S = 30.0
 
 
 class Watcher:

@@ -18,7 +18,7 @@ import platform
 import socket
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,8 +61,13 @@ class RunDirectory:
         """Profile and logs of engines started for the run."""
         return self.path / "engines"
 
-    def create(self) -> None:
+    def create(self, signs: Sequence[str] = (RUN_MARKER, "scores.sqlite")) -> None:
         """Make the directory, unless it is there.
+
+        Parameters
+        ----------
+        signs : sequence of str
+            How the names of files begin of which a directory that was used before has one.
 
         Raises
         ------
@@ -80,7 +85,7 @@ class RunDirectory:
                 remedy="Make room, mend its permissions, or name another with --run-dir",
             ) from error
         # A run that was refused before it began has left a store, or its lock only.
-        ours = not found.isdisjoint({RUN_MARKER, "scores.sqlite"})
+        ours = any(name.startswith(tuple(signs)) for name in found)
         if found - {"scores.lock"} and not ours:
             raise RunDirectoryError(
                 f"{str(self.path)!r} is not empty and no run directory",

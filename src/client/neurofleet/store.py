@@ -13,24 +13,19 @@ from __future__ import annotations
 
 import array
 import contextlib
-import getpass
 import hashlib
 import json
-import os
-import socket
 import sqlite3
 import sys
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-import filelock
-
 from neurofleet.engine.outcome import Outcome
 from neurofleet.errors import FleetError, RunDirectoryError, WorkloadFailed
+from neurofleet.runlock import RunLock
 
 FORMAT = 1
 FILE = "scores.sqlite"
@@ -95,14 +90,13 @@ class Store:
 
     def __init__(self, directory: Path, model: str, versions: Mapping[str, str]) -> None:
         self.path = directory / FILE
-        self._lock = filelock.FileLock(directory / "scores.lock")
-        self._holder = directory / "scores.holder"
-        self._acquire()
+        self._lock = RunLock(directory)
+        self._lock.acquire()
         try:
             fresh = not self.path.exists() or self.path.stat().st_size == 0
             if not fresh:
                 check_file(self.path)
-            with self._told():
+            with told(self.path):
                 self._db = connect(self.path)
                 if fresh:
                     self._db.executescript(f"BEGIN; {SCHEMA} COMMIT;")
@@ -114,7 +108,7 @@ class Store:
                     "SELECT id FROM context WHERE model = ? AND versions = ?", key
                 ).fetchone()[0]
         except BaseException:
-            self._release()
+            self._lock.release()
             raise
 
     def get(self, unit: str, parameters: Sequence[float]) -> Outcome | None:
@@ -125,7 +119,7 @@ class Store:
         RunDirectoryError
             The row does not match its checksum.
         """
-        with self._told():
+        with told(self.path):
             row = self._db.execute(
                 "SELECT unit, parameters, scores, status, reason, started, duration_s, host, pid,"
                 " checksum FROM score"
@@ -135,14 +129,14 @@ class Store:
         if row is None:
             return None
         if not is_sound(row):
-            raise _damaged(self.path, f"the score of unit {unit!r} does not match its checksum")
+            raise damaged(self.path, f"the score of unit {unit!r} does not match its checksum")
         scores, status, reason, started, duration_s, host, pid = row[2:-1]
         return Outcome(status, unpack_floats(scores), reason, started, duration_s, host, pid)
 
     def put(self, unit: str, parameters: Sequence[float], outcome: Outcome) -> None:
         """Keep a score; it is on disk when this returns. The first one of a key stays."""
         key, scores = pack_floats(parameters), pack_floats(outcome.scores)
-        with self._told():
+        with told(self.path):
             self._db.execute(
                 "INSERT OR IGNORE INTO score VALUES (?,?,?,?,?,?,?,?,?,?,?)",
                 (
@@ -162,7 +156,7 @@ class Store:
 
     def durations(self) -> dict[str, tuple[float, float]]:
         """Return, for each unit that has been simulated, its mean and longest duration [s]."""
-        with self._told():
+        with told(self.path):
             rows = self._db.execute(
                 "SELECT unit, avg(duration_s), max(duration_s) FROM score"
                 " WHERE context = ? AND status IN ('ok', 'raised')"
@@ -173,7 +167,7 @@ class Store:
 
     def add_phase(self, phase: Phase) -> None:
         """Keep a record of a stretch of evaluation."""
-        with self._told():
+        with told(self.path):
             self._db.execute(
                 "INSERT INTO phase VALUES (?,?,?,?,?,?)",
                 (
@@ -188,7 +182,7 @@ class Store:
 
     def note(self, name: str) -> str | None:
         """Return a remark of this model and these versions."""
-        with self._told():
+        with told(self.path):
             row = self._db.execute(
                 "SELECT value FROM note WHERE name = ?", (f"{self._context}:{name}",)
             ).fetchone()
@@ -196,7 +190,7 @@ class Store:
 
     def set_note(self, name: str, value: str) -> None:
         """Keep a remark of this model and these versions."""
-        with self._told():
+        with told(self.path):
             self._db.execute(
                 "INSERT OR REPLACE INTO note VALUES (?,?)", (f"{self._context}:{name}", value)
             )
@@ -204,7 +198,7 @@ class Store:
     def close(self) -> None:
         """Close the file and let go of the lock; safe to call twice."""
         self._db.close()
-        self._release()
+        self._lock.release()
 
     def __enter__(self) -> Self:
         return self
@@ -217,56 +211,20 @@ class Store:
     ) -> None:
         self.close()
 
-    @contextlib.contextmanager
-    def _told(self) -> Iterator[None]:
-        """Turn SQLite's and the file system's words into ours."""
-        try:
-            yield
-        except sqlite3.OperationalError as error:
-            raise WorkloadFailed(
-                f"the store {str(self.path)!r} cannot be used ({error})",
-                remedy="Make room or mend the permissions and run the same command again;"
-                " what was scored is kept",
-            ) from error
-        except sqlite3.DatabaseError as error:
-            raise _damaged(self.path, str(error)) from error
 
-    def _acquire(self) -> None:
-        try:
-            self._lock.acquire(timeout=0)
-        except filelock.Timeout as error:
-            try:
-                holder = self._holder.read_text().strip()
-            except OSError:
-                holder = "another process"
-            raise RunDirectoryError(
-                f"the run directory {str(self.path.parent)!r} is in use by {holder}",
-                remedy="Wait for it, end it, or name another directory with --run-dir",
-            ) from error
-        except OSError as error:
-            raise RunDirectoryError(
-                f"the run directory {str(self.path.parent)!r} is not writable"
-                f" ({error.strerror or error})",
-                remedy="Mend its permissions or name another with --run-dir",
-            ) from error
-        since = time.strftime("%Y-%m-%d %H:%M:%S")
-        try:
-            self._holder.write_text(
-                f"process {os.getpid()} of {getpass.getuser()} on {socket.gethostname()},"
-                f" since {since}\n"
-            )
-        except OSError as error:
-            self._lock.release()
-            raise RunDirectoryError(
-                f"the run directory {str(self.path.parent)!r} cannot be written"
-                f" ({error.strerror or error})",
-                remedy="Make room, mend its permissions, or name another with --run-dir",
-            ) from error
-
-    def _release(self) -> None:
-        if self._lock.is_locked:
-            self._holder.unlink(missing_ok=True)
-            self._lock.release()
+@contextlib.contextmanager
+def told(path: Path) -> Iterator[None]:
+    """Turn SQLite's and the file system's words about a store into ours."""
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        raise WorkloadFailed(
+            f"the store {str(path)!r} cannot be used ({error})",
+            remedy="Make room or mend the permissions and run the same command again;"
+            " what was scored is kept",
+        ) from error
+    except sqlite3.DatabaseError as error:
+        raise damaged(path, str(error)) from error
 
 
 def pack_floats(values: Sequence[float]) -> bytes:
@@ -301,11 +259,11 @@ def check_file(path: Path) -> None:
             remedy="Make room or mend the permissions and run the same command again",
         ) from error
     except sqlite3.DatabaseError as error:
-        raise _damaged(path, str(error)) from error
+        raise damaged(path, str(error)) from error
     except UnicodeDecodeError as error:  # of SQLite's own words about the damage
-        raise _damaged(path, "its schema is no text") from error
+        raise damaged(path, "its schema is no text") from error
     if verdict != "ok":
-        raise _damaged(path, verdict)
+        raise damaged(path, verdict)
     if version != FORMAT:
         raise RunDirectoryError(
             f"the store {str(path)!r} has format {version}, this program writes {FORMAT}",
@@ -314,7 +272,7 @@ def check_file(path: Path) -> None:
     with contextlib.closing(sqlite3.connect(":memory:")) as fresh:
         fresh.executescript(SCHEMA)
         if tables != _tables(fresh):
-            raise _damaged(path, "its tables are not those of a store")
+            raise damaged(path, "its tables are not those of a store")
 
 
 def _tables(db: sqlite3.Connection) -> list[str]:
@@ -347,7 +305,8 @@ def _checksum(unit: str, parameters: bytes, scores: bytes, status: str) -> bytes
     return hashlib.blake2b(text, digest_size=8).digest()
 
 
-def _damaged(path: Path, why: str) -> FleetError:
+def damaged(path: Path, why: str) -> FleetError:
+    """Return the error of a store that cannot be read."""
     return RunDirectoryError(
         f"the store {str(path)!r} is damaged ({why}); it was left as it is",
         remedy=f"neurofleet repair {str(path.parent)!r} keeps every sound score and sets the"

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
-import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
-from neurofleet.backends import tether
-from neurofleet.engine.warm_process import ONE_THREAD
+from neurofleet.backends.own_cluster import end_cluster, is_alive, make_cluster
 from neurofleet.errors import EnginesUnreachable, TooFewEngines, UsageError
 
 #: How long the controller has to come up [s].
@@ -54,36 +50,9 @@ class LocalEngines:
 
     def connect(self) -> Any:
         """Start a controller and the engines, and return a client."""
-        import ipyparallel
-        from traitlets.config import Config
-
         self.close()
-        shutil.rmtree(self._directory, ignore_errors=True)
-        self._directory.mkdir(parents=True)
-        tethered = [sys.executable, "-I", "-S", tether.__file__, str(os.getpid())]
-        module = [sys.executable, "-m"]
-        config = Config()
-        config.ControllerLauncher.controller_cmd = [*tethered, *module, "ipyparallel.controller"]
-        config.EngineLauncher.engine_cmd = [*tethered, *module, "ipyparallel.engine"]
-        config.EngineLauncher.engine_args = [f"--work-dir={self._directory}"]
-        config.BaseLauncher.environment = ONE_THREAD
-        log = logging.getLogger("neurofleet.backends.ipyparallel")
-        log.setLevel(logging.ERROR)
         try:
-            self._cluster = ipyparallel.Cluster(
-                n=self.expected,
-                profile_dir=str(self._directory),
-                controller_args=[
-                    "--IPController.db_class=NoDB",
-                    "--HeartMonitor.period=2000",
-                    "--HeartMonitor.max_heartmonitor_misses=10",
-                ],
-                config=config,
-                delay=0,
-                load_profile=False,
-                shutdown_atexit=False,
-                log=log,
-            )
+            self._cluster = make_cluster(self.expected, self._directory)
             self._cluster.start_cluster_sync()
             client = self._cluster.connect_client_sync()
         except (OSError, RuntimeError, TimeoutError) as error:
@@ -98,13 +67,13 @@ class LocalEngines:
 
     def tend(self, engines: int) -> bool:
         """Start engines in the place of those that died."""
-        if not _is_alive(self._cluster.controller):
+        if not is_alive(self._cluster.controller):
             self._count_replacements(self.expected)
             return False
         if engines >= self.expected:
             return True
         alive = sum(
-            _is_alive(launcher)
+            is_alive(launcher)
             for engine_set in self._cluster.engines.values()
             for launcher in engine_set.launchers.values()
         )
@@ -126,44 +95,5 @@ class LocalEngines:
     def close(self) -> None:
         """End controller and engines, whatever they are doing."""
         cluster, self._cluster = self._cluster, None
-        if cluster is None:
-            return
-        launchers = [
-            launcher
-            for engine_set in cluster.engines.values()
-            for launcher in engine_set.launchers.values()
-        ]
-        processes = [
-            launcher.process
-            for launcher in [*launchers, cluster.controller]
-            if launcher is not None and launcher.process is not None
-        ]
-        import psutil
-
-        below: list[Any] = []
-        for process in processes:
-            with contextlib.suppress(psutil.Error):
-                below += process.children(recursive=True)
-                process.terminate()  # the tether ends the whole group
-        _, alive = psutil.wait_procs(processes, timeout=2 * tether.GRACE_S + 2)
-        # An engine's nanny has a session of its own and would linger for 3 s.
-        for process in [*alive, *below]:
-            with contextlib.suppress(psutil.Error):
-                process.kill()
-        with contextlib.suppress(Exception):
-            cluster.stop_cluster_sync()
-
-
-def _is_alive(launcher: Any) -> bool:
-    """Tell whether a launcher's process runs.
-
-    Its ``state`` does not: ipyparallel changes it in an event loop, which only runs
-    during calls of ``*_sync``.
-    """
-    import psutil
-
-    try:
-        process = launcher.process
-        return process.is_running() and bool(process.status() != psutil.STATUS_ZOMBIE)
-    except psutil.Error:
-        return False
+        if cluster is not None:
+            end_cluster(cluster)

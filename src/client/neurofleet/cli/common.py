@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import os
 import shlex
@@ -10,11 +11,11 @@ import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import click
 
-from neurofleet import __version__
+from neurofleet import __version__, safe_point
 from neurofleet.errors import FleetError, UsageError
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -67,6 +68,7 @@ version_option = click.option(
 def run(command: click.Command, program: str) -> None:
     """Run a command; every error is one line on stderr and a documented exit code."""
     signal.signal(signal.SIGTERM, _interrupt)
+    signal.signal(signal.SIGUSR1, lambda _number, _frame: safe_point.ask())
     try:
         code = command.main(prog_name=program, standalone_mode=False)
     except FleetError as error:
@@ -103,13 +105,44 @@ def typed() -> str:
 
 
 def engine_options(command: Command) -> Command:
-    """Add the options that every command with engines has."""
+    """Add the options that every command with engines has; the command gets a ``choice``."""
+
+    @functools.wraps(command)
+    def with_choice(**words: Any) -> Any:
+        from neurofleet.backends.choice import EngineChoice
+        from neurofleet.backends.slurm import SlurmRequest
+
+        slurm = SlurmRequest(
+            partition=words.pop("partition"),
+            time=words.pop("time"),
+            account=words.pop("account"),
+            options=words.pop("slurm_option"),
+            queue_timeout_s=words.pop("queue_timeout"),
+        )
+        choice = EngineChoice(
+            backend=words.pop("backend"),
+            count=words.pop("engines"),
+            profile=words.pop("profile"),
+            timeout_s=words.pop("engine_timeout"),
+            slurm=slurm,
+        )
+        return command(choice=choice, **words)
+
     options = [
+        click.option(
+            "--backend",
+            type=click.Choice(["auto", "serial", "local", "profile", "slurm"]),
+            default="auto",
+            show_default=True,
+            help="serial: this process; local: this machine's cores; profile: a running"
+            " controller; slurm: a job; auto: this head's fleet, else a running controller of"
+            " the profile, else local.",
+        ),
         click.option(
             "--engines",
             type=int,
             metavar="N",
-            help="Local engines to start. [default: one per core]",
+            help="Engines to start. [default: one per core]",
         ),
         click.option(
             "--profile",
@@ -125,10 +158,32 @@ def engine_options(command: Command) -> Command:
             metavar="S",
             help="Give up when no engine can be used for so long.",
         ),
+        click.option("--partition", metavar="NAME", help="Slurm partition of the engines."),
+        click.option(
+            "--time",
+            metavar="TIME",
+            help="Time limit of the Slurm job: minutes, or as sbatch has it.",
+        ),
+        click.option("--account", metavar="NAME", help="Account that Slurm charges."),
+        click.option(
+            "--slurm-option",
+            multiple=True,
+            metavar="OPTION",
+            help="Any option of sbatch, such as --slurm-option=--mem-per-cpu=2G; repeatable.",
+        ),
+        click.option(
+            "--queue-timeout",
+            type=float,
+            default=86400.0,
+            show_default=True,
+            metavar="S",
+            help="Give up when the Slurm job is pending for so long.",
+        ),
     ]
+    decorated: Any = with_choice
     for option in reversed(options):
-        command = option(command)
-    return command
+        decorated = option(decorated)
+    return cast(Command, decorated)
 
 
 def run_options(command: Command) -> Command:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import logging
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
+from click.core import ParameterSource
 
 from neurofleet.cli.common import (
     CONTEXT,
@@ -20,6 +23,9 @@ from neurofleet.cli.common import (
     version_option,
 )
 from neurofleet.errors import UsageError
+
+if TYPE_CHECKING:
+    from neurofleet.backends.choice import EngineChoice
 
 logger = logging.getLogger()
 
@@ -111,9 +117,7 @@ def opt_l5pc(
     ipyparallel: bool,
     diversity: Path | None,
     verbose: int,
-    engines: int | None,
-    profile: str | None,
-    engine_timeout: float,
+    choice: EngineChoice,
     run_dir: str | None,
     unit_timeout: float | None,
     report: bool,
@@ -153,20 +157,21 @@ def opt_l5pc(
     if start or continu:
         logger.debug("Doing start or continue")
         from neurofleet.cli.optimising import optimise_and_tell
-        from neurofleet.engines_for_model import EngineChoice
         from neurofleet.evolution import Settings
         from neurofleet.optimise import Request
 
         parallel = ipyparallel or bool(os.environ.get("L5PCBENCHMARK_USEIPYP"))
-        local = engines is not None and profile is None
-        backend = ("local" if local else "auto") if parallel else "serial"
+        if click.get_current_context().get_parameter_source("backend") is ParameterSource.DEFAULT:
+            local = choice.count is not None and choice.profile is None
+            backend = ("local" if local else "auto") if parallel else "serial"
+            choice = dataclasses.replace(choice, backend=backend)
         request = Request(
             name="l5pc" if sim == "nrn" else f"l5pc-{sim}",
             model=model,
             spec=spec,
             settings=Settings(os.environ.get("BLUEPYOPT_SEED", seed), offspring_size),
             max_ngen=max_ngen,
-            engines=EngineChoice(backend, engines, profile, engine_timeout),
+            engines=choice,
             run_dir=Path(run_dir) if run_dir else None,
             checkpoint=checkpoint,
             go_on=continu and not start,

@@ -1,10 +1,11 @@
-"""``neurofleet``: optimise, report, repair, cost, extend, completion."""
+"""``neurofleet``: its commands, the smaller ones here."""
 
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -18,7 +19,13 @@ from neurofleet.cli.common import (
     version_option,
 )
 from neurofleet.cli.guarding import cost, extend
+from neurofleet.cli.items import map_command
+from neurofleet.cli.slurm import slurm_command
+from neurofleet.cli.workloads import run_command
 from neurofleet.errors import UsageError
+
+if TYPE_CHECKING:
+    from neurofleet.backends.choice import EngineChoice
 
 
 @click.group(
@@ -27,9 +34,17 @@ from neurofleet.errors import UsageError
         "opt_l5pc --start --ipyparallel --offspring-size 4     BluePyOpt's L5PC example",
         "neurofleet optimise my_model --evaluator my_evaluator:create",
         "neurofleet report neurofleet-runs/my_model-seed42-offspring10",
+        "neurofleet map mymodule:simulate items.jsonl",
+        "neurofleet --head user@head run hello",
     ),
 )
 @version_option
+@click.option(
+    "--head",
+    metavar="USER@HOST[:PROGRAM]",
+    expose_value=False,
+    help="Run the command on this machine, through ssh; comes first. Paths are that machine's.",
+)
 def cli() -> None:
     """Fit neuron models on all the machines that you have, and lose nothing."""
 
@@ -95,15 +110,6 @@ def cli() -> None:
     "--cxpb", type=float, default=1.0, show_default=True, help="Probability of crossover."
 )
 @click.option(
-    "--backend",
-    type=click.Choice(["auto", "serial", "local", "profile"]),
-    default="auto",
-    show_default=True,
-    help="serial: this process; local: this machine's cores; profile: a running"
-    " controller; auto: this head's fleet, else a running controller of the profile,"
-    " else local.",
-)
-@click.option(
     "--checkpoint",
     type=click.Path(dir_okay=False, path_type=Path),
     metavar="FILE",
@@ -128,11 +134,8 @@ def optimise(
     eta: float,
     mutpb: float,
     cxpb: float,
-    backend: str,
     checkpoint: Path | None,
-    engines: int | None,
-    profile: str | None,
-    engine_timeout: float,
+    choice: EngineChoice,
     run_dir: str | None,
     unit_timeout: float | None,
     report: bool,
@@ -145,7 +148,6 @@ def optimise(
     The same command again goes on where the last one stopped; nothing is simulated twice.
     """
     from neurofleet.cli.optimising import optimise_and_tell
-    from neurofleet.engines_for_model import EngineChoice
     from neurofleet.evolution import Settings
     from neurofleet.model import EvaluatorSpec
     from neurofleet.optimise import Request
@@ -156,7 +158,7 @@ def optimise(
         spec=EvaluatorSpec(evaluator, search or (".",), _json_object(kwargs), mechanisms or None),
         settings=Settings(seed, offspring_size, selector, eta, mutpb, cxpb),
         max_ngen=max_ngen,
-        engines=EngineChoice(backend, engines, profile, engine_timeout),
+        engines=choice,
         run_dir=Path(run_dir) if run_dir else None,
         checkpoint=checkpoint,
         unit_timeout_s=unit_timeout,
@@ -226,6 +228,23 @@ def _json_object(text: str) -> dict[str, Any]:
     return value
 
 
+cli.add_command(map_command)
+cli.add_command(run_command)
+cli.add_command(slurm_command)
+
+
+@click.command("neurofleet", context_settings={"ignore_unknown_options": True})
+@click.argument("words", nargs=-1, type=click.UNPROCESSED)
+def on_head(words: tuple[str, ...]) -> int:
+    """Run what follows ``--head`` there."""
+    from neurofleet.cli.head import run_on_head, split
+
+    found = split(list(words))
+    assert found is not None
+    return run_on_head(*found)
+
+
 def main() -> None:
     """Entry point of ``neurofleet``."""
-    run(cli, "neurofleet")
+    elsewhere = sys.argv[1:2] and sys.argv[1].partition("=")[0] == "--head"
+    run(on_head if elsewhere else cli, "neurofleet")

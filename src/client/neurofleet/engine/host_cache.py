@@ -6,6 +6,7 @@ Layout, below ``cache_directory()``::
     hosts/<host name>/models/<digest>/<build>/model/        unpacked, with x86_64/ compiled
     hosts/<host name>/models/<digest>/<build>/ready         the evaluator's spec, written last
     hosts/<host name>/models/<digest>/lock
+    hosts/<host name>/jobs/<digest>                         see ``job.py``
 
 The host's name is part of the path because home directories are often shared, while
 what is compiled is not, and because locks over a network are slower than compiling.
@@ -56,9 +57,14 @@ def versions_stamp() -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
+def host_directory() -> Path:
+    """Return this host's part of the cache."""
+    return cache_directory() / "hosts" / socket.gethostname()
+
+
 def model_directory(digest: str) -> Path:
     """Return this host's directory of the model ``digest``."""
-    return cache_directory() / "hosts" / socket.gethostname() / "models" / digest
+    return host_directory() / "models" / digest
 
 
 def is_known(digest: str) -> bool:
@@ -143,7 +149,7 @@ def _compile(model: Path, spec: EvaluatorSpec) -> None:
     if shutil.which("c++") is None and shutil.which("g++") is None:
         raise ModelError(
             f"no C++ compiler on {socket.gethostname()}, and the model has mechanisms",
-            remedy="Install g++ and make",
+            remedy="Install g++ and make, or load the site's compiler (module load gcc)",
         )
     done = subprocess.run(
         [compiler, *directories],
@@ -156,6 +162,11 @@ def _compile(model: Path, spec: EvaluatorSpec) -> None:
         timeout=COMPILE_TIMEOUT_S,
         check=False,
     )
+    if "unable to locate the Python shared library" in done.stdout + done.stderr:
+        raise ModelError(
+            f"NEURON's compiler finds no shared library of Python on {socket.gethostname()}",
+            remedy="Install libpython3 there, or set NMODL_PYLIB to a libpython3.x.so",
+        )
     if done.returncode != 0:
         raise ModelError(
             f"the mechanisms in {', '.join(directories)} do not compile:"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import array
 import atexit
 import os
+import platform
 import socket
 from collections import OrderedDict
 
@@ -30,6 +31,7 @@ def probe() -> dict[str, object]:
         "host": socket.gethostname(),
         "pid": os.getpid(),
         "neurofleet": __version__,
+        "python": ".".join(platform.python_version_tuple()[:2]),
         "versions": host_cache.versions(),
     }
 

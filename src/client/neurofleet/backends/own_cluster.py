@@ -1,0 +1,108 @@
+"""A controller that is this process's own: it starts with it and never outlives it."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from neurofleet.backends import tether
+from neurofleet.engine.warm_process import ONE_THREAD
+
+
+def make_cluster(
+    engines: int,
+    directory: Path,
+    controller_args: Sequence[str] = (),
+    controller: str = "ipyparallel.controller",
+) -> Any:
+    """Return an ``ipyparallel.Cluster``, not started, whose processes are tethered to this one.
+
+    Parameters
+    ----------
+    engines : int
+        Engines on this machine; one thread each.
+    directory : Path
+        For the cluster's profile and logs; emptied first.
+    controller_args : sequence of str
+        More of them.
+    controller : str
+        The module that is the controller.
+    """
+    import ipyparallel
+    from traitlets.config import Config
+
+    shutil.rmtree(directory, ignore_errors=True)
+    directory.mkdir(parents=True)
+    tethered = [sys.executable, "-I", "-S", tether.__file__, str(os.getpid())]
+    module = [sys.executable, "-m"]
+    config = Config()
+    config.ControllerLauncher.controller_cmd = [*tethered, *module, controller]
+    config.EngineLauncher.engine_cmd = [*tethered, *module, "ipyparallel.engine"]
+    config.EngineLauncher.engine_args = [f"--work-dir={directory}"]
+    config.BaseLauncher.environment = ONE_THREAD
+    log = logging.getLogger("neurofleet.backends.ipyparallel")
+    log.setLevel(logging.ERROR)
+    return ipyparallel.Cluster(
+        n=engines,
+        profile_dir=str(directory),
+        controller_args=[
+            "--IPController.db_class=NoDB",
+            "--HeartMonitor.period=2000",
+            "--HeartMonitor.max_heartmonitor_misses=10",
+            *controller_args,
+        ],
+        config=config,
+        delay=0,
+        load_profile=False,
+        shutdown_atexit=False,
+        log=log,
+    )
+
+
+def end_cluster(cluster: Any) -> None:
+    """End controller and engines, whatever they are doing."""
+    import psutil
+
+    launchers = [
+        launcher
+        for engine_set in cluster.engines.values()
+        for launcher in engine_set.launchers.values()
+    ]
+    processes = [
+        launcher.process
+        for launcher in [*launchers, cluster.controller]
+        if launcher is not None and launcher.process is not None
+    ]
+    below: list[Any] = []
+    for process in processes:
+        with contextlib.suppress(psutil.Error):
+            below += process.children(recursive=True)
+            process.terminate()  # the tether ends the whole group
+    _, alive = psutil.wait_procs(processes, timeout=2 * tether.GRACE_S + 2)
+    # An engine's nanny has a session of its own and would linger for 3 s.
+    for process in [*alive, *below]:
+        with contextlib.suppress(psutil.Error):
+            process.kill()
+    with contextlib.suppress(Exception):
+        cluster.stop_cluster_sync()
+
+
+def is_alive(launcher: Any) -> bool:
+    """Tell whether a launcher's process runs.
+
+    Its ``state`` does not: ipyparallel changes it in an event loop, which only runs
+    during calls of ``*_sync``.
+    """
+    import psutil
+
+    try:
+        process = launcher.process
+        return process.is_running() and bool(process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.Error:
+        return False

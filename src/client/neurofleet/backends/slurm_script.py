@@ -1,0 +1,125 @@
+"""The batch script that runs a command inside one allocation, and goes on by itself."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from neurofleet.backends.slurm import SlurmRequest
+from neurofleet.errors import UsageError
+
+#: The client ends this long before the limit, whatever engines are doing [s].
+LAST_S = 20
+#: The least time between the signal and the limit that is of use [s].
+LEAST_STOP_BEFORE_S = 30
+#: Programs that take ``--backend``.
+OURS = ("neurofleet", "opt_l5pc")
+
+TEMPLATE = """\
+#!/bin/bash
+# Runs a command on engines of this job, and goes on by itself: some time before the limit it
+# finishes what engines have begun, is queued again, and continues where it stopped.
+#SBATCH --job-name={name}
+#SBATCH --ntasks={engines}
+{options}#SBATCH --signal=B:USR1@{stop_before}
+#SBATCH --requeue
+#SBATCH --open-mode=append
+#SBATCH --output={name}-%j.log
+
+{modules}near_limit=0
+{command} &
+client=$!
+trap 'kill -TERM "$client" 2>/dev/null' TERM
+stop() {{
+  near_limit=1
+  kill -USR1 "$client" 2>/dev/null
+  (sleep {grace}; kill -TERM "$client" 2>/dev/null) &
+}}
+trap stop USR1
+# A signal ends a wait early.
+while kill -0 "$client" 2>/dev/null; do wait "$client"; done
+wait "$client"
+code=$?
+if [ "$near_limit" = 1 ] && [ "$code" = 130 ]; then
+  trap - TERM
+  echo "queueing this job again, to go on" >&2
+  scontrol requeue "$SLURM_JOB_ID" && sleep {stop_before} && exit
+  echo "error: this cluster does not queue a job again. Submit the script anew: it goes on." >&2
+fi
+exit "$code"
+"""
+
+
+@dataclass(frozen=True)
+class ScriptRequest:
+    """What a batch script is to do.
+
+    Attributes
+    ----------
+    command : sequence of str
+        ``neurofleet ...``, ``opt_l5pc ...``, or a program that uses ``Fleet.slurm()``.
+    engines : int
+        Tasks of the job.
+    slurm : SlurmRequest
+    modules : sequence of str
+        What ``module load`` brings.
+    stop_before_s : int
+        How long before the limit to stop [s]: as long as the longest unit takes.
+    """
+
+    command: Sequence[str]
+    engines: int
+    slurm: SlurmRequest
+    modules: Sequence[str] = ()
+    stop_before_s: int = 120
+
+    def __post_init__(self) -> None:
+        if self.engines < 1:
+            raise UsageError(
+                f"{self.engines} engines cannot compute anything",
+                remedy="Give --engines of at least 1",
+            )
+        if self.stop_before_s < LEAST_STOP_BEFORE_S:
+            raise UsageError(
+                f"{self.stop_before_s} s before the limit is too late to stop",
+                remedy=f"Give --stop-before of at least {LEAST_STOP_BEFORE_S}",
+            )
+
+
+def script(request: ScriptRequest) -> str:
+    """Return the batch script."""
+    program, *words = request.command
+    name = Path(program).name
+    if name in OURS:
+        if program == name:
+            # Jobs see another PATH than the shell that submits them, now and then.
+            program = str(Path(sys.argv[0]).resolve().with_name(name))
+        words = _with_backend(words, name)
+    options = [*request.slurm.words()]
+    return TEMPLATE.format(
+        name=name.partition(".")[0],
+        engines=request.engines,
+        options="".join(f"#SBATCH {option}\n" for option in options),
+        modules="".join(f"module load {shlex.quote(module)}\n" for module in request.modules),
+        command=shlex.join([program, *words]),
+        stop_before=request.stop_before_s,
+        grace=request.stop_before_s - LAST_S,
+    )
+
+
+def _with_backend(words: list[str], program: str) -> list[str]:
+    """Add ``--backend slurm`` to a command of ours that does not say where its engines are."""
+    for word in words:
+        if word.split("=")[0] in ("--backend", "--engines", "--profile", "--head"):
+            raise UsageError(
+                f"the command has {word.split('=')[0]}, which the script decides",
+                remedy="Leave it out; --engines goes before the --",
+            )
+    # After the subcommand, which for `neurofleet run` is two words.
+    at = 0
+    if program == "neurofleet":
+        at = 2 if words[:1] == ["run"] else 1
+    return [*words[:at], "--backend=slurm", *words[at:]]

@@ -1,0 +1,108 @@
+"""``neurofleet --head user@host ...``: a command that runs on the head as if it were here.
+
+It goes through the person's own ssh, with its configuration, agent and known hosts. The
+command there ends when this one does, however that ends, and loses nothing by it.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import subprocess
+import sys
+from pathlib import PurePosixPath
+
+from neurofleet.errors import EnginesUnreachable, UsageError
+
+#: Programs that may be named as the command; anything else is a command of the first one.
+PROGRAMS = ("neurofleet", "opt_l5pc")
+#: Where a command that reads no terminal ends: with its standard input (ours closes it).
+UNTIL_EOF = (
+    "exec 3<&0; {command} </dev/null & p=$!;"
+    " (cat <&3 >/dev/null; kill -TERM $p) 2>/dev/null & w=$!;"
+    " wait $p; code=$?; kill $w 2>/dev/null; exit $code"
+)
+#: What ssh itself, and a shell that does not find a program, exit with.
+SSH_FAILED, NOT_FOUND = 255, 127
+
+
+def split(words: list[str]) -> tuple[str, list[str]] | None:
+    """Return the head and what is to run there, ``None`` if no head comes first."""
+    if words[:1] == ["--head"]:
+        if len(words) < 2:
+            raise UsageError("--head names no host", remedy="Give --head user@host COMMAND")
+        return words[1], words[2:]
+    if words and words[0].startswith("--head="):
+        return words[0].partition("=")[2], words[1:]
+    return None
+
+
+def remote_command(program: str, words: list[str]) -> str:
+    """Return what the head's shell is to run."""
+    if words[:1] and words[0] in PROGRAMS:
+        program = str(PurePosixPath(program).with_name(words[0]))
+        words = words[1:]
+    return shlex.join([program, *words])
+
+
+def run_on_head(head: str, words: list[str]) -> int:
+    """Run a command on the head; return its exit code.
+
+    Parameters
+    ----------
+    head : str
+        ``user@host`` or a name in the ssh configuration; ``:PATH`` behind it says where the
+        program is there. ``NEUROFLEET_SSH`` is the ssh command, if it is another.
+    words : list of str
+        The command.
+
+    Raises
+    ------
+    EnginesUnreachable
+        ssh does not get there.
+    UsageError
+        The program is not there.
+    """
+    host, _, program = head.partition(":")
+    if not host or host.startswith("-"):
+        raise UsageError(f"{head!r} is no host", remedy="Give --head user@host COMMAND")
+    program = program or PROGRAMS[0]
+    command = remote_command(program, words)
+    ssh = shlex.split(os.environ.get("NEUROFLEET_SSH", "ssh"))
+    try:
+        if all(stream.isatty() for stream in (sys.stdin, sys.stdout, sys.stderr)):
+            # The terminal is the command's own, Ctrl-C included.
+            code = subprocess.call([*ssh, "-t", host, command])
+        else:
+            waiting = f"sh -c {shlex.quote(UNTIL_EOF.format(command=command))}"
+            code = _until_stopped([*ssh, "-T", host, waiting])
+    except FileNotFoundError as error:
+        raise UsageError(f"there is no {ssh[0]} here", remedy="Install OpenSSH") from error
+    if code == SSH_FAILED:
+        raise EnginesUnreachable(
+            f"ssh did not reach {host}, or lost it",
+            remedy=f"See that 'ssh {host} true' works; what was computed there is kept",
+        )
+    if code == NOT_FOUND:
+        raise UsageError(
+            f"there is no program {program!r} on {host}",
+            remedy=f"Say where it is: --head {host}:neurofleet/bin/neurofleet",
+        )
+    return code
+
+
+def _until_stopped(words: list[str]) -> int:
+    """Run ssh; when this process is asked to stop, have the command there stop first."""
+    # What ssh inherits as ignored stays so: Ctrl-C is for this process.
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        process = subprocess.Popen(words, stdin=subprocess.PIPE)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert process.stdin is not None
+    while True:
+        try:
+            return process.wait()
+        except KeyboardInterrupt:
+            process.stdin.close()  # the command there notices, stops, and says how

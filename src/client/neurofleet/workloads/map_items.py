@@ -1,0 +1,171 @@
+"""``neurofleet map``: a person's own function over the lines of a file."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import io
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from neurofleet.backends.choice import EngineChoice
+from neurofleet.engine.job import OfJson
+from neurofleet.errors import UsageError, first_line
+from neurofleet.itemrun import ItemRun, Outcome, View, run
+from neurofleet.jobs import Job, own_modules, pickled
+from neurofleet.rundir import write_whole
+
+RESULTS = "results.jsonl"
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to map.
+
+    Attributes
+    ----------
+    function : str
+        ``MODULE:FUNCTION``; the module is looked for in the working directory too.
+    items : Path
+        JSON lines.
+    engines : EngineChoice
+    run_dir : Path or None
+        ``None`` derives it from function and file, below ``neurofleet-runs``.
+    output : Path or None
+        ``None`` is ``results.jsonl`` in the run directory.
+    limit_s : float or None
+        Limit of one item [s].
+    """
+
+    function: str
+    items: Path
+    engines: EngineChoice
+    run_dir: Path | None = None
+    output: Path | None = None
+    limit_s: float | None = None
+
+    @property
+    def directory(self) -> Path:
+        """The run directory."""
+        name = f"map-{self.function.replace(':', '.')}-{self.items.stem}"
+        return (self.run_dir or Path("neurofleet-runs") / name).absolute()
+
+    @property
+    def results(self) -> Path:
+        """Where the results are written."""
+        return (self.output or self.directory / RESULTS).absolute()
+
+
+def map_items(request: Request, view: View) -> Outcome:
+    """Call the function for every line, and write the results in the lines' order.
+
+    Each line of the result is ``{"result": ...}``, or ``{"error": "..."}`` for a line whose
+    call raised.
+
+    Raises
+    ------
+    UsageError
+        The function cannot be imported here, a line is no JSON, the output cannot be written.
+    FleetError
+        See its subclasses; what was computed is kept.
+    """
+    lines = read_lines(request.items)
+    function = load(request.function)
+    if not request.results.parent.is_dir() and request.output is not None:
+        raise UsageError(
+            f"there is no directory {str(request.results.parent)!r} for the results",
+            remedy="Make it, or name another file with --output",
+        )
+    wanted = ItemRun(
+        job=Job.of(OfJson(function)),
+        about={"function": request.function, "code": _code()},
+        items=pickled(lines),
+        directory=request.directory,
+        engines=request.engines,
+        limit_s=request.limit_s,
+    )
+    outcome = run(wanted, view)
+    text = io.StringIO()
+    for result in outcome.results:
+        if result.ok:
+            text.write(f'{{"result": {result.value()}}}\n')
+        else:
+            text.write(json.dumps({"error": result.ended.reason}) + "\n")
+    write_whole(request.results, text.getvalue().encode())
+    return outcome
+
+
+def read_lines(path: Path) -> list[str]:
+    """Return a file's lines, each of them JSON; empty lines are left out.
+
+    Raises
+    ------
+    UsageError
+        The file cannot be read, or a line is no JSON.
+    """
+    try:
+        content = path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is no text"
+        raise UsageError(
+            f"the items {str(path)!r} cannot be read ({why})",
+            remedy="Name a file with one JSON value in each line",
+        ) from error
+    lines = []
+    for number, line in enumerate(content.split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            json.loads(line)
+        except ValueError as error:
+            raise UsageError(
+                f"line {number} of {str(path)!r} is no JSON ({error})",
+                remedy='Write one JSON value in each line, for example {"x": 1} or "text"',
+            ) from error
+        lines.append(line.strip())
+    return lines
+
+
+def load(name: str) -> Any:
+    """Return the function ``MODULE:FUNCTION``.
+
+    Raises
+    ------
+    UsageError
+        There is no such module or function, or importing it fails.
+    """
+    module_name, _, function_name = name.partition(":")
+    if not all(part.isidentifier() for part in [*module_name.split("."), function_name]):
+        raise UsageError(
+            f"{name!r} is not of the form MODULE:FUNCTION",
+            remedy="Name a function, for example mymodule:simulate for one in mymodule.py",
+        )
+    if "" not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+    try:
+        module = importlib.import_module(module_name)
+    except Exception as error:
+        raise UsageError(
+            f"{module_name!r} cannot be imported ({type(error).__name__}: {first_line(error)})",
+            remedy="Go to the directory that has the module, and see that"
+            f" python -c 'import {module_name}' works there",
+        ) from error
+    function = getattr(module, function_name, None)
+    if not callable(function):
+        has = sorted(n for n, v in vars(module).items() if callable(v) and n[0] != "_")[:8]
+        raise UsageError(
+            f"{module_name!r} has no function {function_name!r}",
+            remedy=f"It has {', '.join(has) or 'none'}",
+        )
+    return function
+
+
+def _code() -> str:
+    """Return a hash of all of a person's own code that is loaded."""
+    digest = hashlib.sha256()
+    for module in sorted(own_modules(), key=lambda module: str(module.__name__)):
+        digest.update(module.__name__.encode() + b"\0" + Path(module.__file__).read_bytes())
+    return digest.hexdigest()[:12]

@@ -1,0 +1,504 @@
+"""Engines of a real Slurm: two compute machines, an ordinary user, a shared home."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from e2e.processes import awaited
+from e2e.running import Evolution, Finished, Upstream, course, differences, quick, rows
+from e2e.slurm.cluster import LOGIN, USER_HOME, SlurmCluster
+from e2e.test_tutorial import blocks
+
+pytestmark = pytest.mark.timeout(600)
+
+BIN = f"{USER_HOME}/neurofleet/bin"
+#: Units of about 0.3, 0.5 and 1 s.
+LONG = Evolution(quick(stretch=10.0), offspring=4, generations=3)
+SERIAL_L5PC = {"gen": 2, "avg": 4337.42, "std": 705.735, "min": 2657.6, "max": 4980.91}
+FIRST_L5PC = {"gen": 1, "avg": 4619.05, "std": 348.818, "min": 4042.39, "max": 4980.91}
+
+
+@dataclass
+class Desk:
+    """The user's shell on the login machine, in a directory of its own."""
+
+    cluster: SlurmCluster
+    there: str
+    tmp_path: Path
+    clients: list[subprocess.Popen[bytes]] = field(default_factory=list)
+
+    @property
+    def here(self) -> Path:
+        return self.cluster.path(self.there)
+
+    def run(self, command: str, timeout_s: float = 240) -> Finished:
+        """Run a command to its end."""
+        done = self.cluster.ssh(self._line(command), check=False, timeout_s=timeout_s)
+        return Finished(done.returncode, done.stdout, done.stderr)
+
+    def start(self, command: str) -> subprocess.Popen[bytes]:
+        """Start a command; its words are in ``told()``."""
+        log = self.tmp_path / "client-0.log"
+        self.clients.append(self.cluster.start(self._line(f"exec {command}"), log))
+        return self.clients[-1]
+
+    def told(self) -> str:
+        return (self.tmp_path / "client-0.log").read_text(errors="replace")
+
+    def _line(self, command: str) -> str:
+        return f"cd {self.there} && PATH={BIN}:$PATH && {command}"
+
+    def engines_job(self, state: str) -> int:
+        """Wait until a job of this user's has a state; return its number."""
+
+        def found() -> int:
+            return next((n for n, s in self.cluster.jobs().items() if s == state), 0)
+
+        return awaited(found, 60, f"a job is {state}: {self.told()}")
+
+    def scored(self, at_least: int, run: str = "run") -> None:
+        awaited(lambda: len(rows(self.here / run)) >= at_least, 90, f"{at_least} scores")
+
+
+@pytest.fixture
+def desk(cluster: SlurmCluster, tmp_path: Path) -> Iterator[Desk]:
+    there = f"{USER_HOME}/{uuid.uuid4().hex[:8]}"
+    cluster.ssh(f"mkdir {there}")
+    desk = Desk(cluster, there, tmp_path)
+    yield desk
+    for client in desk.clients:
+        if client.poll() is None:
+            client.kill()
+            client.wait()
+
+
+def optimise(evolution: Evolution, *more: str, run: str = "run") -> str:
+    """Return the command line of an optimisation on the cluster."""
+    words = [*evolution.options(), f"--run-dir={run}", "--no-report", *more]
+    words[0] = f"{USER_HOME}/{evolution.model.name}"
+    return shlex.join(["neurofleet", "optimise", *words])
+
+
+#: Engines say where they are, map, and stay until told to stop.
+SCRIPT = """
+import os
+import time
+
+from neurofleet import Fleet
+
+with Fleet.slurm(4, partition="short", time="5") as fleet:
+    fleet.client.wait_for_engines(4, timeout=60)
+    print(sorted(fleet.client[:].apply_sync(os.getenv, "SLURMD_NODENAME")))
+    print(fleet.map(lambda x: x * x, range(5)), flush=True)
+    while not os.path.exists("stop"):
+        time.sleep(0.1)
+"""
+SLURM = ("--backend=slurm", "--engines=4", "--partition=short", "--time=10")
+
+
+def simulated(*told: str) -> int:
+    """Sum what runs say that they simulated."""
+    return sum(int(n) for text in told for n in re.findall(r"(\d+) simulated, ", text))
+
+
+def test_installation_is_in_the_users_directory_only(cluster: SlurmCluster) -> None:
+    elsewhere = cluster.ssh(
+        f"find / -xdev -newer {USER_HOME}/installing -user user -not -path '/proc/*'"
+        " -not -path '/run/user/*' -not -path '/tmp/ssh-*' -not -path '/dev/*' -type f",
+        user="root",
+        check=False,
+    ).stdout
+    assert elsewhere == ""
+    root_owned = cluster.ssh(f"find {USER_HOME}/neurofleet -not -user user", user="root").stdout
+    assert root_owned == ""
+    assert Path(cluster.path(f"{BIN}/opt_l5pc")).exists()
+
+
+def test_commands_load_the_sites_modules(cluster: SlurmCluster) -> None:
+    asked = "import os; print(os.environ['SITE_COMPILER'])"
+    assert cluster.ssh(f'{BIN}/neurofleet-python -c "{asked}"').stdout == "loaded\n"
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ("~/elsewhere --module compiler/13", "module load compiler/13 failed"),
+        ("~/elsewhere --python /bin/sh", "/bin/sh is no Python 3.11 to 3.13. Name another"),
+        ("/proc/elsewhere", "/proc/elsewhere cannot be written. Name a directory of your own"),
+        ("~/elsewhere --wheels /tmp", "the lock could not be installed"),
+    ],
+)
+def test_installation_that_cannot_be_done_is_refused_and_leaves_nothing(
+    cluster: SlurmCluster, options: str, says: str
+) -> None:
+    source = f"{USER_HOME}/neurofleet/source"
+    done = cluster.ssh(
+        f"{source}/user-install {options} --lock {source}/fleet.txt"
+        f" --client $(ls {source}/neurofleet-*.tar.gz)",
+        check=False,
+    )
+    assert done.returncode in (1, 2)
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1
+    assert says in errors[0]
+    assert cluster.ssh("find ~/elsewhere -type f", check=False).stdout == ""
+
+
+def test_hello_comes_from_both_machines_and_no_key_is_in_the_environment(desk: Desk) -> None:
+    (desk.here / "script.py").write_text(SCRIPT)
+    client = desk.start("neurofleet-python script.py")
+    try:
+        awaited(lambda: "[0, 1, 4, 9, 16]" in desk.told(), 90, desk.told())
+        assert "['compute1', 'compute1', 'compute2', 'compute2']" in desk.told()
+        (security,) = desk.here.glob(".neurofleet-*/engines/security")
+        assert security.stat().st_mode & 0o077 == 0
+        files = list(security.glob("ipcontroller-*.json"))
+        assert len(files) == 2, "engines' and clients' connection files"
+        assert {path.stat().st_mode & 0o777 for path in files} == {0o600}
+        keys = {json.loads(path.read_text())["key"] for path in files}
+        assert len(keys) == 1
+        key = keys.pop()
+        assert len(key) == 64, "messages are signed"
+        assert all(json.loads(path.read_text())["curve_serverkey"] for path in files)
+        for machine in ("compute1", "compute2"):
+            visible = desk.cluster.ssh(
+                "cat /proc/[0-9]*/environ /proc/[0-9]*/cmdline 2>/dev/null | tr '\\0' '\\n'",
+                on=machine,
+                user="root",
+                check=False,
+            ).stdout
+            assert "neurofleet.backends.slurm_task" in visible
+            assert key not in visible
+        job = desk.engines_job("RUNNING")
+        assert key not in desk.cluster.ssh(f"scontrol show job {job}").stdout
+    finally:
+        (desk.here / "stop").touch()
+    assert client.wait(60) == 0, desk.told()
+    awaited(lambda: not desk.cluster.jobs(), 60, "no job is left")
+    assert not list(desk.here.glob(".neurofleet-*")), "connection files are gone"
+
+
+def test_l5pc_on_engines_of_two_machines_has_the_serial_numbers(desk: Desk) -> None:
+    done = desk.run(
+        "opt_l5pc --start --offspring-size 4 --max-ngen 2 --seed 42 -v --no-report --run-dir run"
+        f" {' '.join(SLURM)}",
+        timeout_s=500,
+    )
+    assert done.code == 0, done.out + done.err
+    for expected in (FIRST_L5PC, SERIAL_L5PC):
+        numbers = [f"{expected[name]:g}" for name in ("avg", "std", "min", "max")]
+        assert re.search(rf"^{expected['gen']}\s+4\s+" + r"\s+".join(numbers), done.out, re.M), (
+            done.out
+        )
+    assert {row.host for row in rows(desk.here / "run")} == {"compute1", "compute2"}
+
+
+def test_job_that_reaches_its_limit_goes_on_by_itself_and_simulates_nothing_twice(
+    desk: Desk, upstream: Upstream
+) -> None:
+    evolution = Evolution(quick(stretch=20.0), offspring=4, generations=4)
+    command = optimise(evolution).removeprefix("neurofleet ")
+    printed = desk.run(
+        "neurofleet slurm script --engines 4 --partition short --time 1 --stop-before 30 --"
+        f" neurofleet {command} > job.sh; sbatch --parsable job.sh"
+    )
+    assert printed.code == 0, printed.err
+    job = int(printed.out)
+    log = desk.here / f"neurofleet-{job}.log"
+    stretches = 0
+
+    def is_done() -> bool:
+        nonlocal stretches
+        if desk.cluster.state(job) == "PENDING" and log.exists():
+            stretches += 1
+            # Slurm lets a job that was queued again wait for two minutes.
+            desk.cluster.ssh(f"scontrol update JobId={job} StartTime=now")
+            awaited(lambda: desk.cluster.state(job) != "PENDING", 60, "it starts again")
+        return desk.cluster.state(job) in ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT")
+
+    awaited(is_done, 400, f"the job ends: {log.read_text() if log.exists() else ''}")
+    told = log.read_text()
+    assert desk.cluster.state(job) == "COMPLETED", told
+    assert stretches >= 1, told
+    assert told.count("stopped at a safe point") == stretches
+    found = course(desk.here / "run" / "checkpoint.pkl")
+    assert differences(found, upstream.course(evolution)) == []
+    kept = rows(desk.here / "run")
+    starts = [(row.unit, row.parameters) for row in kept]
+    assert len(starts) == len(set(starts))
+    logged = (desk.here / "run").rglob("engines.log")
+    assert all("Traceback" not in path.read_text(errors="replace") for path in logged)
+    # What was begun before a stop was kept: the phases sum up to the rows, none was repeated.
+    assert _phases(desk.here / "run") == len(kept)
+
+
+def _phases(run: Path) -> int:
+    import contextlib
+    import sqlite3
+
+    with contextlib.closing(sqlite3.connect(run / "scores.sqlite")) as db:
+        return int(db.execute("SELECT sum(simulated) FROM phase").fetchone()[0])
+
+
+def test_scancel_in_the_middle_is_told_and_the_same_command_goes_on(
+    desk: Desk, upstream: Upstream
+) -> None:
+    client = desk.start(optimise(LONG, *SLURM))
+    desk.scored(8)
+    job = desk.engines_job("RUNNING")
+    desk.cluster.ssh(f"scancel {job}")
+    assert client.wait(60) == 4, desk.told()
+    errors = [line for line in desk.told().splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1
+    assert f"Slurm job {job} is cancelled" in errors[0]
+    assert "run the same command again to go on" in errors[0]
+    assert "Traceback" not in desk.told()
+    kept = len(rows(desk.here / "run"))
+    done = desk.run(optimise(LONG, *SLURM))
+    assert done.code == 0, done.err
+    assert simulated(done.err) == len(rows(desk.here / "run")) - kept
+    found = course(desk.here / "run" / "checkpoint.pkl")
+    assert differences(found, upstream.course(LONG)) == []
+
+
+def test_client_that_is_killed_leaves_no_job(desk: Desk) -> None:
+    client = desk.start(optimise(LONG, *SLURM))
+    desk.scored(4)
+    desk.engines_job("RUNNING")
+    pid = desk.cluster.ssh("pgrep -u user -f 'bin/neurofleet optimise'").stdout.split()[0]
+    desk.cluster.ssh(f"kill -9 {pid}")
+    client.wait(30)
+    awaited(lambda: not desk.cluster.jobs(), 90, "the job ends")
+    assert desk.cluster.ssh("pgrep -u user -f ipyparallel", check=False).stdout == ""
+
+
+def test_engine_that_is_killed_is_replaced(desk: Desk, upstream: Upstream) -> None:
+    client = desk.start(optimise(LONG, *SLURM))
+    desk.scored(4)
+    before = desk.cluster.ssh("pgrep -u user -f ipyparallel.engine", on="compute2").stdout.split()
+    desk.cluster.ssh(f"kill -9 {before[0]}", on="compute2", user="root")
+    assert client.wait(120) == 0, desk.told()
+    found = course(desk.here / "run" / "checkpoint.pkl")
+    assert differences(found, upstream.course(LONG)) == []
+    assert "starting another" in (desk.here / "run/engines/log/engines.log").read_text()
+
+
+def test_compute_machine_that_is_drained_finishes_its_work_and_gets_no_more(
+    desk: Desk, upstream: Upstream
+) -> None:
+    client = desk.start(optimise(LONG, *SLURM))
+    desk.scored(6)
+    desk.cluster.ssh("scontrol update NodeName=compute2 State=DRAIN Reason=test", user="root")
+    assert client.wait(120) == 0, desk.told()
+    found = course(desk.here / "run" / "checkpoint.pkl")
+    assert differences(found, upstream.course(LONG)) == []
+    done = desk.run("neurofleet run hello --backend slurm --engines 4 --queue-timeout 5")
+    assert done.code == 4, done.err
+    assert re.search(r"error: Slurm job \d+ has been pending \(.*DRAINED.*\) for 5 s\.", done.err)
+    awaited(lambda: not desk.cluster.jobs(), 60, "the pending job was cancelled")
+    done = desk.run("neurofleet run hello --backend slurm --engines 2")
+    assert done.code == 0, done.err
+    assert done.out.count("on compute1, ") == 2
+
+
+@pytest.mark.parametrize(
+    ("command", "code", "says"),
+    [
+        ("--engines 5", 2, "has 4 cores, 5 engines were asked for. Ask for --engines 4"),
+        ("--engines 2 --partition long", 2, "no partition 'long'. There are short."),
+        ("--engines 2 --time 99", 2, "pending for ever: PartitionTimeLimit. Change --time"),
+        ("--engines 2 --slurm-option=--nosuch", 2, "Slurm rejects the job (unrecognized option"),
+        ("", 2, "how many engines is not said. Give --engines"),
+    ],
+)
+def test_job_that_slurm_cannot_give_is_refused_in_one_line(
+    desk: Desk, command: str, code: int, says: str
+) -> None:
+    done = desk.run(f"neurofleet run hello --backend slurm {command}")
+    assert done.code == code, done.err
+    assert len(done.errors) == 1
+    assert says in done.errors[0], done.err
+    assert done.out == ""
+    awaited(lambda: not desk.cluster.jobs(), 60, "no job is left")
+
+
+def test_engines_that_never_register_are_told_with_what_they_said(desk: Desk) -> None:
+    # The nodes do not see this directory.
+    done = desk.run(
+        "cd $(mktemp -d) && neurofleet run hello --backend slurm --engines 2 --engine-timeout 8"
+    )
+    assert done.code == 4, done.err
+    assert len(done.errors) == 1
+    assert "The nodes must see this directory" in done.errors[0]
+
+
+def test_full_shared_file_system_is_told(desk: Desk) -> None:
+    desk.cluster.ssh(
+        f"mkdir {desk.there}/full && mount -t tmpfs -o size=64k,mode=0777 none {desk.there}/full"
+        f" && head -c 64k /dev/zero > {desk.there}/full/fill || true",
+        user="root",
+    )
+    try:
+        done = desk.run(optimise(LONG, *SLURM, run="full/run"))
+        assert done.code in (1, 2), done.err
+        assert len(done.errors) == 1
+        assert "No space left on device" in done.errors[0]
+        assert "Traceback" not in done.err
+    finally:
+        desk.cluster.ssh(f"umount {desk.there}/full", user="root")
+
+
+def test_login_machine_without_a_compiler_is_told(desk: Desk) -> None:
+    done = desk.run(
+        "mkdir bin && for tool in /usr/bin/*; do case $tool in"
+        " */*++* | */*gcc* | */cc) ;; *) ln -s $tool bin/ ;; esac; done;"
+        f" NEUROFLEET_CACHE=$PWD/cache PATH={BIN}:$PWD/bin {optimise(LONG, *SLURM)}"
+    )
+    assert done.code == 2, done.err
+    assert len(done.errors) == 1
+    assert f"no C++ compiler on {LOGIN}" in done.errors[0]
+    assert "module load gcc" in done.errors[0]
+
+
+def test_tutorials_steps_for_slurm_do_what_they_say(desk: Desk) -> None:
+    hello, script = blocks("slurm")
+    done = desk.run(hello.text)
+    assert done.code == 0, done.err
+    assert len(re.findall(r"^engine \d on compute[12], .*Hello, World$", done.out, re.M)) == 4
+    done = desk.run(script.text)
+    assert done.code == 0, done.err + done.out
+    log = next(desk.here.glob("neurofleet-*.log")).read_text()
+    assert re.search(r"^rmse \d", log, re.M), log
+    assert "engines ready: 4 (slurm)" in log
+    predictions = next(desk.here.glob("neurofleet-runs/loo-forest*/predictions.csv"))
+    assert len(predictions.read_text().splitlines()) == 7
+
+
+# -- from a laptop -------------------------------------------------------------------
+
+
+def neurofleet_here(cluster: SlurmCluster, *words: str, **how: Any) -> subprocess.Popen[str]:
+    """Start the command on this computer, with a head."""
+    import os
+
+    program = Path(sys.executable).parent / "neurofleet"
+    return subprocess.Popen(
+        [program, f"--head={LOGIN}:{BIN}/neurofleet", *words],
+        env={**os.environ, "NEUROFLEET_SSH": f"ssh -F {cluster.ssh_config}"},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **how,
+    )
+
+
+def test_command_on_a_head_has_its_output_and_exit_code(cluster: SlurmCluster) -> None:
+    client = neurofleet_here(cluster, "run", "hello", "--backend=local", "--engines=1", "--json")
+    out, err = client.communicate(timeout=60)
+    assert client.returncode == 0, err
+    assert [engine["host"] for engine in json.loads(out)["engines"]] == [LOGIN]
+    client = neurofleet_here(cluster, "run", "nothing of the kind; touch ~/injected")
+    out, err = client.communicate(timeout=60)
+    assert client.returncode == 2, err
+    assert "there is no workload 'nothing of the kind; touch ~/injected'" in err
+    assert not cluster.path(f"{USER_HOME}/injected").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_command_on_a_head_stops_with_the_one_here(
+    desk: Desk, number: signal.Signals, upstream: Upstream
+) -> None:
+    words = shlex.split(optimise(LONG, "--backend=local", "--engines=1"))[1:]
+    words = [w.replace("--run-dir=run", f"--run-dir={desk.there}/run") for w in words]
+    client = neurofleet_here(desk.cluster, *words, process_group=0)
+    desk.scored(3)
+    client.send_signal(number)
+    _, err = client.communicate(timeout=60)
+    awaited(
+        lambda: not desk.cluster.ssh("pgrep -u user -f neurofleet", check=False).stdout,
+        60,
+        "nothing runs on the head",
+    )
+    if number is signal.SIGINT:
+        assert client.returncode == 130, err
+        assert "interrupted. What was scored is kept" in err
+    kept = len(rows(desk.here / "run"))
+    assert kept >= 3
+    done = desk.run(optimise(LONG, "--backend=local", "--engines=2"))
+    assert done.code == 0, done.err
+    assert simulated(done.err) == len(rows(desk.here / "run")) - kept
+    found = course(desk.here / "run" / "checkpoint.pkl")
+    assert differences(found, upstream.course(LONG)) == []
+
+
+def test_head_that_does_not_answer_or_has_no_program_is_told(cluster: SlurmCluster) -> None:
+    import os
+
+    program = Path(sys.executable).parent / "neurofleet"
+    for head, code, says in (
+        ("nosuch.invalid", 3, "ssh did not reach nosuch.invalid"),
+        (LOGIN, 2, f"no program 'neurofleet' on {LOGIN}. Say where it is"),
+    ):
+        done = subprocess.run(
+            [program, "--head", head, "run", "hello"],
+            env={**os.environ, "NEUROFLEET_SSH": f"ssh -F {cluster.ssh_config}"},
+            stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, check=False,
+        )  # fmt: skip
+        assert done.returncode == code, done.stderr
+        assert says in done.stderr
+
+
+# The laptop does not know the head by the name that the head has for itself.
+@pytest.mark.filterwarnings("ignore:IPython could not determine IPs:RuntimeWarning")
+@pytest.mark.filterwarnings("ignore:\\s*Controller appears to be listening:RuntimeWarning")
+def test_client_on_a_laptop_reaches_engines_through_an_ssh_tunnel(
+    desk: Desk, tmp_path: Path
+) -> None:
+    import ipyparallel
+
+    desk.start(f"env IPYTHONDIR={desk.there}/ipython ipcluster start -n 2")
+    there = desk.here / "ipython/profile_default/security/ipcontroller-client.json"
+    try:
+        awaited(there.exists, 60, desk.told())
+        file = tmp_path / "ipcontroller-client.json"
+        file.write_bytes(there.read_bytes())
+        ports = json.loads(file.read_text())
+        names = ["registration", "control", "mux", "task", "iopub", "notification", "broadcast"]
+        tunnel = subprocess.Popen(
+            ["ssh", "-F", str(desk.cluster.ssh_config), "-N"]
+            + [f"-L{ports[name]}:127.0.0.1:{ports[name]}" for name in names]
+            + [f"user@{LOGIN}"]
+        )
+        try:
+            awaited(lambda: _listens(ports["registration"]), 30, "the tunnel stands")
+            with ipyparallel.Client(str(file), timeout=30) as client:
+                client.wait_for_engines(2, timeout=60)
+                hosts = client[:].apply_sync(socket.gethostname)
+        finally:
+            tunnel.terminate()
+            tunnel.wait(30)
+        assert hosts == [LOGIN, LOGIN]
+    finally:
+        desk.cluster.ssh("pkill -u user -INT -f 'ipcluster start'", check=False)
+
+
+def _listens(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=5).close()
+    except OSError:
+        return False
+    return True

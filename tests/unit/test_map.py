@@ -1,0 +1,332 @@
+"""``neurofleet map``, ``run hello`` and ``run loo-forest`` as a person runs them."""
+
+from __future__ import annotations
+
+import csv
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sklearn.ensemble import RandomForestRegressor
+
+from neurofleet.workloads.loo_forest import made_data
+from unit.support import assert_refused, command, snapshot, wait_until
+
+pytestmark = pytest.mark.timeout(120)
+
+MODULE = """
+import time
+from pathlib import Path
+
+import helper
+
+
+def noted(x):
+    with Path("@desk/calls").open("a") as file:
+        file.write(f"{x}\\n")
+    time.sleep(0.05)
+    return helper.square(x)
+
+
+def picky(x):
+    if x == 2 and not Path("@desk/mended").exists():
+        raise ValueError("two is\\nno good")
+    return x
+
+
+def no_json(x):
+    return {1, 2}
+
+
+def arrays(x):
+    import numpy as np
+
+    return {"a": np.arange(x), "s": np.float64(0.5)}
+"""
+SERIAL = ("--backend", "serial")
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Path:
+    """A directory with a module of the person's own, and its helper."""
+    (tmp_path / "mine.py").write_text(MODULE.replace("@desk", str(tmp_path)))
+    (tmp_path / "helper.py").write_text("def square(x):\n    return x * x\n")
+    (tmp_path / "items.jsonl").write_text("".join(f"{x}\n" for x in range(5)))
+    return tmp_path
+
+
+def results(desk: Path, run: str) -> list[dict[str, object]]:
+    text = (desk / "neurofleet-runs" / run / "results.jsonl").read_text()
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def test_map_killed_in_the_middle_goes_on_and_calls_nothing_twice(desk: Path) -> None:
+    (desk / "items.jsonl").write_text("".join(f"{x}\n" for x in range(120)))
+    words = [Path(sys.executable).parent / "neurofleet", "map", "mine:noted", "items.jsonl"]
+    with (desk / "err").open("wb") as err:
+        client = subprocess.Popen([*words, "--engines=2"], cwd=desk, stderr=err)
+    store = desk / "neurofleet-runs/map-mine.noted-items/items.sqlite"
+
+    def kept() -> int:
+        import contextlib
+        import sqlite3
+
+        with contextlib.suppress(sqlite3.Error), contextlib.closing(sqlite3.connect(store)) as db:
+            return int(db.execute("SELECT count(*) FROM result").fetchone()[0])
+        return 0
+
+    wait_until(lambda: store.exists() and kept() >= 20)
+    client.send_signal(signal.SIGKILL)
+    client.wait()
+    before = kept()
+    assert before < 120
+    called = len((desk / "calls").read_text().splitlines())
+    done = command("neurofleet", "map", "mine:noted", "items.jsonl", "--engines=2", cwd=desk)
+    assert done.returncode == 0, done.stderr
+    assert f"{120 - before} computed, {before} from the run directory" in done.stderr
+    assert done.stdout == ""
+    assert results(desk, "map-mine.noted-items") == [{"result": x * x} for x in range(120)]
+    # What engines had begun when the client was killed is all that is called again.
+    assert called - before <= 40
+    assert len((desk / "calls").read_text().splitlines()) <= 120 + 40
+
+
+def test_map_items_added_moved_or_equal_computes_only_the_new(desk: Path) -> None:
+    assert (
+        command("neurofleet", "map", "mine:noted", "items.jsonl", *SERIAL, cwd=desk).returncode == 0
+    )
+    (desk / "items.jsonl").write_text("9\n4\n\n3\n2\n1\n0\n0\n")
+    done = command("neurofleet", "map", "mine:noted", "items.jsonl", *SERIAL, "--json", cwd=desk)
+    told = json.loads(done.stdout)
+    assert (told["computed"], told["from_store"], told["items"]) == (2, 5, 7)
+    expected = [{"result": x * x} for x in (9, 4, 3, 2, 1, 0, 0)]
+    assert results(desk, "map-mine.noted-items") == expected
+
+
+def test_map_item_that_raises_is_named_and_computed_again(desk: Path) -> None:
+    done = command("neurofleet", "map", "mine:picky", "items.jsonl", *SERIAL, cwd=desk)
+    assert done.returncode == 1
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1
+    assert (
+        "1 of 5 items failed; the first, item 3: ValueError: two is (mine.py, line 17)" in errors[0]
+    )
+    expected: list[dict[str, object]] = [{"result": x} for x in range(5)]
+    found = results(desk, "map-mine.picky-items")
+    assert found[2] == {"error": "ValueError: two is (mine.py, line 17)"}
+    assert found[:2] + found[3:] == expected[:2] + expected[3:]
+    (desk / "mended").touch()
+    done = command("neurofleet", "map", "mine:picky", "items.jsonl", *SERIAL, cwd=desk)
+    assert done.returncode == 0, done.stderr
+    assert "1 computed, 4 from" in done.stderr
+    assert results(desk, "map-mine.picky-items") == expected
+
+
+def test_map_results_of_numpy_are_json_and_others_are_told(desk: Path) -> None:
+    assert (
+        command("neurofleet", "map", "mine:arrays", "items.jsonl", *SERIAL, cwd=desk).returncode
+        == 0
+    )
+    assert results(desk, "map-mine.arrays-items")[3] == {"result": {"a": [0, 1, 2], "s": 0.5}}
+    done = command("neurofleet", "map", "mine:no_json", "items.jsonl", *SERIAL, cwd=desk)
+    assert done.returncode == 1
+    assert "a set is no JSON; return numbers" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["absent:f", "items.jsonl"], ["'absent' cannot be imported", "No module named"]),
+        (["mine:absent", "items.jsonl"], ["has no function 'absent'", "It has Path, arrays"]),
+        (["mine", "items.jsonl"], ["not of the form MODULE:FUNCTION"]),
+        (["broken:f", "items.jsonl"], ["'broken' cannot be imported", "SyntaxError"]),
+        (["mine:noted", "nothing.jsonl"], ["cannot be read (No such file"]),
+        (["mine:noted", "bad.jsonl"], ["line 3 of 'bad.jsonl' is no JSON"]),
+        (["mine:noted", "binary"], ["cannot be read (it is no text)"]),
+        (["mine:noted", "items.jsonl", "--output", "no/where"], ["there is no directory"]),
+        (["mine:noted", "items.jsonl", "--run-dir", "."], ["not empty and no run directory"]),
+        (["mine:noted", "items.jsonl", "--engines", "0"], ["0 engines cannot compute"]),
+        (
+            ["mine:noted", "items.jsonl", "--partition", "p"],
+            ["options of Slurm", "--backend slurm"],
+        ),
+        (["mine:noted", "items.jsonl", "--item-timeout", "0"], ["a limit of 0 s is none"]),
+        (["mine:noted", "items.jsonl", "--backend", "slurm", "--engines", "2"], ["no Slurm on"]),
+    ],
+    ids=lambda value: " ".join(value) if value and ":" in value[0] else "",
+)
+def test_map_that_cannot_be_done_is_refused_in_one_line_and_changes_nothing(
+    desk: Path, words: list[str], says: list[str]
+) -> None:
+    (desk / "bad.jsonl").write_text('1\n{"a": 2}\n{oops\n')
+    (desk / "binary").write_bytes(b"\xff\xfe\x00")
+    (desk / "broken.py").write_text("def f(:\n")
+    before = snapshot(desk)
+    done = command("neurofleet", "map", *words, cwd=desk)
+    assert_refused(done, 2, *says)
+    after = {name: what for name, what in snapshot(desk).items() if "__pycache__" not in name}
+    assert after == before
+
+
+def test_map_with_other_code_or_function_in_the_same_directory_is_refused(desk: Path) -> None:
+    words = ("items.jsonl", *SERIAL, "--run-dir", "run")
+    assert command("neurofleet", "map", "mine:noted", *words, cwd=desk).returncode == 0
+    before = snapshot(desk / "run")
+    done = command("neurofleet", "map", "mine:picky", *words, cwd=desk)
+    assert_refused(done, 2, "has results of function mine:noted, this is mine:picky", "--run-dir")
+    (desk / "helper.py").write_text("def square(x):\n    return x ** 3\n")
+    done = command("neurofleet", "map", "mine:noted", *words, cwd=desk)
+    assert_refused(done, 2, "has results of code", "--run-dir")
+    assert snapshot(desk / "run") == before
+
+
+def test_map_with_damaged_results_leaves_them_as_they_are(desk: Path) -> None:
+    words = ("map", "mine:noted", "items.jsonl", *SERIAL, "--run-dir", "run")
+    assert command("neurofleet", *words, cwd=desk).returncode == 0
+    store = desk / "run/items.sqlite"
+    content = store.read_bytes()
+    assert content.count(b"16") >= 1
+    for damaged in (content[:2000], content.replace(b"mine:noted", b"mine;noted"), b"x" * 5000):
+        store.write_bytes(damaged)
+        done = command("neurofleet", *words, cwd=desk)
+        assert_refused(done, 2, "run")
+        assert store.read_bytes() == damaged
+    store.rename(store.with_name("items.sqlite.damaged"))
+    done = command("neurofleet", *words, cwd=desk)
+    assert done.returncode == 0, done.stderr
+    assert "5 computed" in done.stderr
+
+
+# -- workloads -----------------------------------------------------------------------
+
+
+def test_hello_prints_a_line_for_each_engine_and_keeps_it(tmp_path: Path) -> None:
+    done = command("neurofleet", "run", "hello", "--engines=2", "--output=h.json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert [line.partition(" on ")[0] for line in lines] == ["engine 0", "engine 1"]
+    assert all(line.endswith(": Hello, World") and "neuron 9" in line for line in lines)
+    kept = json.loads((tmp_path / "h.json").read_text())["engines"]
+    assert len({engine["pid"] for engine in kept}) == 2
+
+
+def test_workload_that_is_not_there_is_refused_with_those_that_are(tmp_path: Path) -> None:
+    done = command("neurofleet", "run", "nothing", cwd=tmp_path)
+    assert_refused(done, 2, "no workload 'nothing'", "hello, loo-forest")
+
+
+def test_loo_forest_predicts_what_a_serial_loop_predicts_and_runs_once(tmp_path: Path) -> None:
+    words = ("run", "loo-forest", "--held-out=6", "--trees=10", "--seed=3", "--engines=2", "--json")
+    done = command("neurofleet", *words, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    data = made_data()
+    x, y = data.features, data.target
+    serial = []
+    for i in range(6):
+        forest = RandomForestRegressor(n_estimators=10, random_state=3 + i)
+        forest.fit(np.delete(x, i, axis=0), np.delete(y, i))
+        serial.append(forest.predict(x[[i]])[0])
+    with Path(told["files"]["predictions"]).open() as file:
+        rows = list(csv.DictReader(file))
+    assert [float(row["predicted"]) for row in rows] == serial
+    assert [float(row["observed"]) for row in rows] == list(y[:6])
+    errors = y[:6] - serial
+    assert told["measures"]["rmse"] == pytest.approx(np.sqrt(np.mean(errors**2)))
+    assert told["measures"]["mae"] == pytest.approx(np.mean(abs(errors)))
+    assert "<svg" in Path(told["files"]["plot"]).read_text()
+    again = json.loads(command("neurofleet", *words, cwd=tmp_path).stdout)
+    assert (again["computed"], again["from_store"]) == (0, 6)
+    more = [word.replace("=6", "=8") for word in words]
+    again = json.loads(command("neurofleet", *more, cwd=tmp_path).stdout)
+    assert (again["computed"], again["from_store"]) == (2, 6)
+
+
+def test_made_data_are_the_tutorials() -> None:
+    np.random.seed(0)
+    x = np.random.normal(0, 1, size=(500, 50))
+    y = x[:, 0] + pow(abs(x[:, 1] * x[:, 2]), 0.5) + x[:, 1] - x[:, 2] + np.random.normal(0, 1, 500)
+    data = made_data()
+    assert np.array_equal(data.features, x)
+    assert np.array_equal(data.target, y)
+
+
+def test_loo_forest_on_a_csv_uses_all_columns_but_those_dropped(tmp_path: Path) -> None:
+    lines = ["name,size,price,age"] + [f"h{i},{i},{2 * i + 1},{i % 3}" for i in range(12)]
+    (tmp_path / "houses.csv").write_text("\n".join(lines) + "\n")
+    done = command(
+        "neurofleet", "run", "loo-forest", "--csv", "houses.csv", "--target", "price",
+        "--drop", "name", "--trees", "5", "--json", *SERIAL, cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert told["computed"] == 12
+    with Path(told["files"]["predictions"]).open() as file:
+        assert [float(row["observed"]) for row in csv.DictReader(file)] == [
+            2 * i + 1 for i in range(12)
+        ]
+
+
+@pytest.mark.parametrize(
+    ("content", "options", "says"),
+    [
+        ("a,b\n1,2\n3,4\n", ["--target", "c"], ["no column 'c'", "It has a, b"]),
+        ("a,b\n1,2\n3,x\n", ["--target", "a"], ["line 3", "'x', which is no number, in column"]),
+        ("a,b\n1,\n3,4\n", ["--target", "a"], ["line 2", "no value in column 'b'", "--drop b"]),
+        ("a,b\n1,nan\n3,4\n", ["--target", "a"], ["line 2", "column 'b'"]),
+        ("a,b\n1,2,3\n3,4\n", ["--target", "a"], ["line 2", "has 3 values, the header has 2"]),
+        ("a,a\n1,2\n3,4\n", ["--target", "a"], ["two columns 'a'"]),
+        ("a\n1\n3\n", ["--target", "a"], ["2 observations of 1 columns"]),
+        ("", ["--target", "a"], ["no column 'a'"]),
+        ("a,b\n1,2\n3,4\n", ["--target", "a", "--held-out", "3"], ["3 observations cannot"]),
+        ("a,b\n1,2\n3,4\n", ["--target", "a", "--trees", "0"], ["0 trees are no forest"]),
+        ("a,b\n1,2\n3,4\n", ["--target", "a", "--seed", "-1"], ["-1 is no seed"]),
+        ("a,b\n1,2\n3,4\n", [], ["--csv and --target belong together"]),
+    ],
+    ids=lambda value: value[0][:30] if isinstance(value, list) and value else "",
+)  # fmt: skip
+def test_csv_that_cannot_be_used_is_refused_in_one_line(
+    tmp_path: Path, content: str, options: list[str], says: list[str]
+) -> None:
+    (tmp_path / "data.csv").write_text(content)
+    before = snapshot(tmp_path)
+    done = command("neurofleet", "run", "loo-forest", "--csv", "data.csv", *options, cwd=tmp_path)
+    assert_refused(done, 2, *says)
+    assert snapshot(tmp_path) == before
+
+
+def test_script_for_slurm_runs_the_command_on_its_own_tasks(tmp_path: Path) -> None:
+    done = command(
+        "neurofleet", "slurm", "script", "--engines", "8", "--partition", "p", "--time", "90",
+        "--slurm-option=--mem-per-cpu=2G", "--module", "gcc", "--stop-before", "60", "--",
+        "opt_l5pc", "--start", "--run-dir", "a directory", cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert subprocess.run(["bash", "-n"], input=done.stdout, text=True, check=False).returncode == 0
+    lines = done.stdout.splitlines()
+    for line in (
+        "#SBATCH --ntasks=8", "#SBATCH --partition=p", "#SBATCH --time=90", "#SBATCH --requeue",
+        "#SBATCH --mem-per-cpu=2G", "#SBATCH --signal=B:USR1@60", "module load gcc",
+    ):  # fmt: skip
+        assert line in lines
+    (called,) = [line for line in lines if "opt_l5pc --backend=slurm" in line]
+    assert called.endswith("--start --run-dir 'a directory' &")
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--engines", "0", "--", "opt_l5pc"], "0 engines"),
+        (["--engines", "2", "--stop-before", "5", "--", "opt_l5pc"], "too late to stop"),
+        (["--engines", "2", "--", "opt_l5pc", "--engines=3"], "the command has --engines"),
+        (["--", "opt_l5pc"], "Missing option '--engines'"),
+    ],
+)
+def test_script_for_slurm_that_makes_no_sense_is_refused(
+    tmp_path: Path, words: list[str], says: str
+) -> None:
+    assert_refused(command("neurofleet", "slurm", "script", *words, cwd=tmp_path), 2, says)
