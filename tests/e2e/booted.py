@@ -25,6 +25,8 @@ INVENTORY = ROOT / "inventories" / "local"
 #: Where `make fleet` has its machines, see roles/local_machines/defaults/main.yml.
 MACHINES = Path("/var/lib/neurofleet-machines")
 BRIDGE = "neurofleet0"
+#: Which fleets need the computer's forwarding, see roles/local_machines/files/machines.py.
+FORWARDING_USERS = Path("/run/neurofleet-forwarding")
 HEAD, WORKERS = "head1", ("worker1", "worker2")
 ADDRESSES = {"head1": "10.231.77.10", "worker1": "10.231.77.11", "worker2": "10.231.77.12"}
 CLIENTS = Path(__file__).with_name("fleet") / "clients"
@@ -178,22 +180,28 @@ class Fleet:
 
 
 def host_state() -> dict[str, Any]:
-    """Return what `make fleet` may change of this computer and `make fleet-down` must undo."""
+    """Return what `make fleet` may change of this computer and `make fleet-down` must undo.
 
-    def said(*words: str) -> list[str]:
+    Only what has the fleet's own names: other machines may come and go at the same time.
+    """
+
+    def said(*words: str) -> str:
         if not shutil.which(words[0]):
-            return []
-        return subprocess.run(words, capture_output=True, text=True, check=True).stdout.splitlines()
+            return ""
+        return subprocess.run(words, capture_output=True, text=True, check=True).stdout
 
-    links = [line.split(":")[1].strip() for line in said("ip", "-oneline", "link")]
+    links = json.loads(said("ip", "-json", "link"))
+    ours = [link["ifname"] for link in links if BRIDGE in (link["ifname"], link.get("master"))]
+    others_forward = FORWARDING_USERS.exists()
     return {
-        "links": links,
-        "routes": said("ip", "route"),
-        "tables": said("nft", "list", "tables"),
-        "forwarding": Path("/proc/sys/net/ipv4/ip_forward").read_text().strip(),
-        "mounts": [line for line in said("cat", "/proc/mounts") if line.startswith("neurofleet-")],
+        "links": ours,
+        "routes": [line for line in said("ip", "route").splitlines() if BRIDGE in line],
+        "tables": [line for line in said("nft", "list", "tables").splitlines() if BRIDGE in line],
+        "forwarding": others_forward or Path("/proc/sys/net/ipv4/ip_forward").read_text(),
+        "forwards": (FORWARDING_USERS / BRIDGE).exists(),
+        "mounts": [m for m in said("cat", "/proc/mounts").splitlines() if f"{MACHINES}/" in m],
         "machines": MACHINES.exists(),
-        "cgroups": [str(p) for p in Path("/sys/fs/cgroup").glob(f"**/{BRIDGE}")],
+        "cgroups": [str(path) for path in Path("/sys/fs/cgroup").glob(f"**/{BRIDGE}")],
         "supervisors": supervisors(),
     }  # fmt: skip
 
