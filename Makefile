@@ -6,7 +6,7 @@ CONTROL := .venv-control
 COMPILE := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
   --no-emit-index-url --custom-compile-command "make locks"
 
-.PHONY: demo fleet fleet-down test check bench locks variables clean
+.PHONY: demo fleet fleet-down test test-slurm check bench locks variables clean
 
 demo: ## optimise L5PC on this machine's cores: 4 individuals, 2 generations, seed 42
 	scripts/environment $(VENV) fleet
@@ -21,6 +21,11 @@ fleet-down: ## end and remove them
 test: check ## all linters, all tests
 	scripts/test-machine
 	scripts/test
+
+test-slurm: ## the tests on a real Slurm of booted machines, as root
+	scripts/environment $(VENV) test
+	scripts/environment $(CONTROL) control
+	$(BIN)/pytest tests/e2e/slurm
 
 check: ## the linters
 	scripts/environment $(VENV) test
