@@ -188,13 +188,16 @@ def fleet_of(data: dict[str, Any]) -> Fleet:
 
 def up(fleet: Fleet) -> None:
     """Make machines, network and image as wanted; leave alone what is right already."""
-    install_packages()
+    fleet.cache.mkdir(parents=True, exist_ok=True)
+    with lock(fleet.cache):
+        install_packages()
     require_free_network(fleet)
     fleet.directory.mkdir(parents=True, exist_ok=True, mode=0o755)
     with lock(fleet.directory):
         # Written first, so that `down` knows the names whatever happens next.
         write(fleet.directory / "bridge", fleet.bridge)
-        image = make_image(fleet)
+        with lock(fleet.cache):  # other fleets of this computer may build the same
+            image = make_image(fleet)
         make_network(fleet)
         make_key(fleet)
         for name in existing(fleet.directory):
@@ -251,7 +254,6 @@ def make_image(fleet: Fleet) -> Path:
     image = fleet.cache / f"{fleet.release}-{digest}"
     if image.is_dir():
         return image
-    fleet.cache.mkdir(parents=True, exist_ok=True)
     for rest in fleet.cache.glob(".building-*"):  # of a build that was killed
         remove_tree(rest)
     free = shutil.disk_usage(fleet.cache).free
@@ -695,9 +697,10 @@ def tail(path: Path) -> str:
 
 @contextlib.contextmanager
 def lock(directory: Path) -> Iterator[None]:
-    """Let one process at a time change a directory's machines."""
+    """Let one process at a time change what a directory stands for."""
     # Outside the directory, which `down` removes.
-    with Path(f"/run/lock/{directory.name}.lock").open("w") as file:
+    name = str(directory.resolve()).replace("/", "-").lstrip("-")
+    with Path(f"/run/lock/{name}.lock").open("w") as file:
         until = time.monotonic() + LOCK_TIMEOUT_S
         while True:
             try:
@@ -705,7 +708,7 @@ def lock(directory: Path) -> Iterator[None]:
                 break
             except BlockingIOError:
                 if time.monotonic() > until:
-                    fail("another process is changing these machines. Wait for it or end it.")
+                    fail(f"another process is changing {directory}. Wait for it or end it.")
                 time.sleep(0.2)
         yield
 
