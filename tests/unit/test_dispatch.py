@@ -9,7 +9,6 @@ import math
 import os
 import shutil
 import struct
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -139,7 +138,7 @@ def test_farm_is_used_again_after_a_failure(farm: EngineFarm, tmp_path: Path) ->
 def test_farm_asked_for_a_safe_point_finishes_what_was_begun_and_begins_no_more(
     farm: EngineFarm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(safe_point, "_asked", threading.Event())
+    monkeypatch.setattr(safe_point, "_stop", safe_point._Stop())
     log = tmp_path / "log"
     kept: list[Any] = []
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -247,3 +248,74 @@ def test_parameters_travel_bit_for_bit(store: Store) -> None:
     scoring(store, farm).score(1, odd)
     sent = {task.args[-2] for task in farm.tasks}
     assert sent == {pack_floats(individual) for individual in odd}
+
+
+# -- units that are scored twice -----------------------------------------------------
+
+
+class Hosts(CountingFarm):
+    """Two hosts; the second one's memory is at fault."""
+
+    def __init__(self, wrong: str = "b") -> None:
+        super().__init__(honest)
+        self.wrong = wrong
+        self.again: list[Task] = []
+
+    def run(self, tasks: Iterable[Task], on_result: Callable[[Task, Any], None]) -> None:
+        for number, task in enumerate(tasks):
+            host = ("a", "b")[number % 2]
+            if task.not_on:
+                self.again.append(task)
+                host = {"a": "b", "b": "a"}[task.not_on]
+            on_result(task, self.scored_on(host, task))
+
+    def scored_on(self, host: str, task: Task) -> Outcome:
+        right = honest(*task.key[:2])._replace(host=host)
+        if host != self.wrong:
+            return right
+        return right._replace(scores=tuple(math.nextafter(s, 9) for s in right.scores))
+
+
+def decided(store: Store) -> None:
+    store.set_note("units", "split")
+
+
+def test_verify_scores_so_many_units_again_on_another_host(store: Store) -> None:
+    decided(store)
+    farm = Hosts(wrong="nobody")
+    subject = scoring(store, farm, verify=3)
+    assert subject.score(1, INDIVIDUALS) == EXPECTED
+    assert (len(farm.again), subject.verified, subject.simulated) == (3, 3, 8)
+    assert subject.score(1, INDIVIDUALS) == EXPECTED
+    assert len(farm.again) == 3, "what comes from the store is not scored again"
+
+
+def test_verify_leaves_the_evolutions_generator_alone(store: Store) -> None:
+    decided(store)
+    before = random.getstate()
+    scoring(store, Hosts(wrong="nobody"), verify=3).score(1, INDIVIDUALS)
+    assert random.getstate() == before
+
+
+@pytest.mark.parametrize("wrong", ["a", "b"])
+def test_verify_names_the_host_that_differs_from_the_other_and_from_here(
+    store: Store, wrong: str
+) -> None:
+    decided(store)
+    subject = scoring(store, Hosts(wrong), verify=1, score_here=lambda task: honest(*task.key[:2]))
+    with pytest.raises(WorkloadFailed, match=f"^{wrong} scores unit") as told:
+        subject.score(1, INDIVIDUALS)
+    assert f"--without-host {wrong}" in told.value.remedy
+
+
+def test_verify_model_that_draws_at_random_is_told_as_such(store: Store) -> None:
+    decided(store)
+    different = iter(range(100))
+    subject = scoring(
+        store,
+        Hosts(),
+        verify=1,
+        score_here=lambda task: outcome([float(next(different)) + 0.5]),
+    )
+    with pytest.raises(WorkloadFailed, match="scores differently each time"):
+        subject.score(1, INDIVIDUALS)

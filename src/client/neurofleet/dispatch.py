@@ -112,7 +112,7 @@ class EngineFarm:
         patience = time.monotonic() + ASSEMBLY_S
         while not self._assembled() and (not self.size or time.monotonic() < patience):
             if safe_point.asked():
-                raise safe_point.reached()
+                raise safe_point.reached(self._completed)
             self._step(run, lambda _task, _result: None)
 
     def _assembled(self) -> bool:
@@ -158,17 +158,13 @@ class EngineFarm:
             for task in tasks:
                 self._enqueue(run, task, task.weight)
         try:
-            while self._submit(run) or run.out:
-                self._step(run, on_result, on_failure)
+            with safe_point.working():
+                while self._submit(run) or run.out:
+                    self._step(run, on_result, on_failure)
         finally:
             self._keep_what_arrived(run, on_result)
         if safe_point.asked():
-            if not self._completed:
-                raise TooFewEngines(
-                    "nothing could be finished before the stop that was asked for",
-                    remedy="Give more time; engines need some of it to start",
-                )
-            raise safe_point.reached()
+            raise safe_point.reached(self._completed)
 
     def close(self) -> None:
         """Disconnect, and end engines that were started for this farm."""
@@ -205,7 +201,8 @@ class EngineFarm:
             _, _, task = heapq.heappop(run.waiting)
             if task.key in run.done:
                 continue
-            with self._view.temp_flags(targets=targets):
+            elsewhere = [i for i in ready if self._engines[i].host != task.not_on]
+            with self._view.temp_flags(targets=(task.not_on and elsewhere) or targets):
                 result = self._view.apply_async(ByName.of(task.function), *task.args)
             # Client and view would remember the name of every task they ever sent.
             self._client.history.clear()
@@ -272,9 +269,12 @@ class EngineFarm:
                 f" {self._engine_timeout_s:.0f} s ({len(present)} registered)",
                 remedy="Start engines and run the same command again; what was scored is kept",
             )
+        self._tell(min(len(run.out), self.size))
+
+    def _tell(self, busy: int) -> None:
         if self._watch is not None:
-            busy = min(len(run.out), self.size)
-            self._watch(FarmState(self.size, busy, self._empty_since, len(present)))
+            empty, limit = self._empty_since, self._engine_timeout_s
+            self._watch(FarmState(self.size, busy, empty, len(self._engines), limit))
 
     def _prepared(self, engine_id: int, identity: str, answer: Any) -> None:
         """Take an engine's preparation one call further."""
@@ -284,6 +284,8 @@ class EngineFarm:
         try:
             if answer is not None:
                 answer = answer.get(timeout=0)
+            if isinstance(answer, dict):
+                engine.host = str(answer.get("host", ""))
             call = self._preparation.request(answer) if self._preparation else None
             if call is None:
                 engine.ready = True
@@ -421,12 +423,17 @@ class EngineFarm:
         logger.warning("connecting to %s again", self._source.name)
         with contextlib.suppress(Exception):
             self._client.close(linger=0)
-        deadline = time.monotonic() + self._engine_timeout_s
+        self._engines.clear()
+        self._empty_since = time.monotonic()
+        deadline = self._empty_since + self._engine_timeout_s
         while True:
+            self._tell(0)
             try:
                 self._connect()
                 break
             except EnginesUnreachable:
+                if safe_point.asked():
+                    raise safe_point.reached(self._completed) from None
                 if time.monotonic() > deadline:
                     raise
                 time.sleep(TICK_S)

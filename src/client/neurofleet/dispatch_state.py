@@ -29,6 +29,7 @@ class Engine:
     """One registered engine: being prepared, ready, or left out."""
 
     identity: str
+    host: str = ""
     ready: bool = False
     left_out: FleetError | None = None
 

@@ -86,7 +86,7 @@ def open_farm(
         A profile was asked for and its controller does not answer.
     """
     if choice.backend == "serial":
-        return SerialFarm(lambda: _prepare_here(bundle), tasks.close), "serial"
+        return SerialFarm(lambda: prepare_here(bundle), tasks.close), "serial"
     source, backend = engine_source(choice, logs)
     farm = EngineFarm(
         source,
@@ -98,7 +98,8 @@ def open_farm(
     return farm, backend
 
 
-def _prepare_here(bundle: Bundle) -> None:
+def prepare_here(bundle: Bundle) -> None:
+    """Make this process ready to score units of a model."""
     answer = tasks.prepare(bundle.digest, bundle.archive)
     if isinstance(answer, FleetError):
         raise answer

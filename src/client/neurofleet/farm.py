@@ -57,6 +57,11 @@ class Task(NamedTuple):
         """After so many lost engines the task is taken to be the cause."""
         return 10
 
+    @property
+    def not_on(self) -> str:
+        """A host that must not have the task while there is another one; empty is none."""
+        return ""
+
     def parts(self) -> Sequence[Task]:
         """Return what is submitted in its place when its engine was lost."""
         return (self,)
@@ -75,12 +80,15 @@ class FarmState(NamedTuple):
         Since when no engine can be used, by the monotonic clock [s].
     registered : int
         Engines that the controller knows, prepared or not.
+    limit_s : float
+        How long a run waits before it gives up [s]; 0 is not known.
     """
 
     engines: int
     busy: int
     waiting_since: float | None
     registered: int = 0
+    limit_s: float = 0.0
 
 
 class Preparation(Protocol):
@@ -132,6 +140,7 @@ class SerialFarm:
     def __init__(self, prepare: Callable[[], None], release: Callable[[], None]) -> None:
         self._prepare = prepare
         self._release = release
+        self._completed = 0
 
     def open(self) -> None:
         """Prepare this process."""
@@ -146,14 +155,16 @@ class SerialFarm:
         """Run all tasks in the order given; what one raises is raised."""
         for task in tasks:
             if safe_point.asked():
-                raise safe_point.reached()
+                raise safe_point.reached(self._completed)
             try:
-                result = task.function(*task.args)
+                with safe_point.working():
+                    result = task.function(*task.args)
             except WorkloadFailed as failure:
                 if on_failure is None:
                     raise
                 on_failure(task, failure)
                 continue
+            self._completed += 1
             on_result(task, result)
 
     def close(self) -> None:

@@ -16,6 +16,7 @@ from neurofleet.errors import UsageError
 from neurofleet.farm import FarmState
 from neurofleet.itemstore import ItemStore
 from neurofleet.jobs import Job, Result, open_farm, run_items
+from neurofleet.status import Status
 
 
 class View(Protocol):
@@ -96,14 +97,26 @@ def run(wanted: ItemRun, view: View) -> Outcome:
     keys = _keys(wanted.items)
     total = len(keys)
     results: dict[int, Result] = {}
-    with ItemStore(wanted.directory, wanted.about) as store:
+    with (
+        ItemStore(wanted.directory, wanted.about) as store,
+        Status(wanted.directory, wanted.job.name) as status,
+    ):
         kept = store.get(keys)
         for number, key in enumerate(keys):
             if key in kept:
                 value, host, pid = kept[key]
                 results[number] = Result(Ended("ok", value, ""), host, pid)
         from_store = len(results)
-        view.items(from_store, total, 0)
+
+        def tell_items(failed: int) -> None:
+            status.tell(items_done=len(results), items_total=total, failed=failed)
+            view.items(len(results), total, failed)
+
+        def tell_farm(state: FarmState) -> None:
+            status.farm(state)
+            view.farm(state)
+
+        tell_items(0)
         missing = {n: item for n, item in enumerate(wanted.items) if n not in results}
         if missing:
             failed = 0
@@ -114,10 +127,10 @@ def run(wanted: ItemRun, view: View) -> Outcome:
                 store.put([(keys[n], r.ended.value, r.host, r.pid) for n, r in good.items()])
                 results.update(new)
                 failed += len(new) - len(good)
-                view.items(len(results), total, failed)
+                tell_items(failed)
 
             farm, backend = open_farm(
-                wanted.engines, wanted.job, wanted.directory / "engines", view.farm
+                wanted.engines, wanted.job, wanted.directory / "engines", tell_farm
             )
             with contextlib.closing(farm):
                 farm.open()

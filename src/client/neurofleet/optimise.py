@@ -15,15 +15,16 @@ from typing import Any, Protocol
 from neurofleet import checkpoint, engines_for_model
 from neurofleet.backends.choice import EngineChoice
 from neurofleet.engine import host_cache, tasks
-from neurofleet.engine.outcome import Description
+from neurofleet.engine.outcome import Description, Outcome
 from neurofleet.engine.warm_process import WarmProcess
 from neurofleet.errors import FleetError, Interrupted, RunDirectoryError, UsageError
 from neurofleet.evolution import Settings, State, evolve
-from neurofleet.farm import Farm, FarmState
+from neurofleet.farm import Farm, FarmState, Task
 from neurofleet.model import Bundle, EvaluatorSpec, pack
 from neurofleet.report import write_report
 from neurofleet.rundir import RunDirectory, this_machine, write_whole
 from neurofleet.scoring import Individual, Progress, Scoring
+from neurofleet.status import Status
 from neurofleet.store import Store
 
 #: Limit for simulating the best individual's traces once more [s].
@@ -62,6 +63,8 @@ class Request:
         As typed, for the record.
     exclude : tuple of str
         Patterns of model files that are not packed.
+    verify : int
+        Units of each generation that are scored a second time, on another host.
     """
 
     name: str
@@ -77,8 +80,14 @@ class Request:
     report: bool = True
     command: str = ""
     exclude: tuple[str, ...] = ()
+    verify: int = 0
 
     def __post_init__(self) -> None:
+        if self.verify < 0:
+            raise UsageError(
+                f"{self.verify} units cannot be scored twice",
+                remedy="Give --verify of at least 1, or leave it out",
+            )
         if self.max_ngen < 1:
             raise UsageError(
                 f"{self.max_ngen} generations are none", remedy="Give --max-ngen of at least 1"
@@ -107,9 +116,9 @@ class Result:
     directory : RunDirectory
     state : State
         After the last generation.
-    simulated, from_store, penalised : int
-        Units simulated now, units found in the store, and those of the former that
-        got a penalty.
+    simulated, from_store, penalised, verified : int
+        Units simulated now, units found in the store, those of the former that got a
+        penalty, and those that were scored twice with the same result.
     report : Path or None
     """
 
@@ -118,6 +127,7 @@ class Result:
     simulated: int
     from_store: int
     penalised: int
+    verified: int
     report: Path | None
 
 
@@ -135,6 +145,35 @@ class View(Protocol):
 
     def generation(self, state: State) -> None:
         """A generation is complete."""
+
+
+class _Reporting:
+    """A view that keeps the run's ``status.json`` too."""
+
+    def __init__(self, view: View, status: Status) -> None:
+        self._view = view
+        self._status = status
+        self.says = view.says
+
+    def farm(self, state: FarmState) -> None:
+        self._status.farm(state)
+        self._view.farm(state)
+
+    def progress(self, progress: Progress) -> None:
+        self._status.tell(
+            generation=progress.generation,
+            units_done=progress.units_done,
+            units_total=progress.units_total,
+            simulated=progress.simulated,
+        )
+        self._view.progress(progress)
+
+    def generation(self, state: State) -> None:
+        record = state.logbook[-1]
+        self._status.tell(
+            generations_done=state.generation, best=float(record["min"]), mean=float(record["avg"])
+        )
+        self._view.generation(state)
 
 
 @dataclass
@@ -183,7 +222,12 @@ def optimise(request: Request, view: View) -> Result:
     run.bundle = pack(request.model, request.spec, exclude=request.exclude)
     run.directory.create()
     _refuse_other_run(run)
-    with Store(run.directory.path, run.bundle.digest, host_cache.versions()) as run.store:
+    with (
+        Store(run.directory.path, run.bundle.digest, host_cache.versions()) as run.store,
+        Status(run.directory.path, request.name) as status,
+    ):
+        run.view = _Reporting(view, status)
+        status.tell(max_ngen=request.max_ngen)
         resume = _checked_checkpoint(run)
         run.continued = resume is not None
         try:
@@ -196,7 +240,13 @@ def optimise(request: Request, view: View) -> Result:
             tasks.close()
     scoring = run.scoring
     return Result(
-        run.directory, state, scoring.simulated, scoring.from_store, scoring.penalised, report
+        run.directory,
+        state,
+        scoring.simulated,
+        scoring.from_store,
+        scoring.penalised,
+        scoring.verified,
+        report,
     )
 
 
@@ -210,6 +260,8 @@ def _evolve(run: _Run, resume: dict[str, Any] | None) -> State:
         decision_file=engines_for_model.decision_file(run.bundle),
         unit_limit_s=request.unit_timeout_s,
         watch=run.view.progress,
+        verify=request.verify,
+        score_here=lambda task: _score_here(run.bundle, task),
     )
 
     def scores(generation: int, individuals: Sequence[Individual]) -> list[list[float]]:
@@ -287,6 +339,14 @@ def _units(run: _Run) -> dict[str, str]:
         mode = "split" if units is not None and len(units) > 1 else "whole"
         return {"mode": mode, "why": run.scoring.why}
     return {}
+
+
+def _score_here(bundle: Bundle, task: Task) -> Outcome:
+    """Score a unit in this process's own warm process."""
+    engines_for_model.prepare_here(bundle)
+    outcome = task.function(*task.args)
+    assert isinstance(outcome, Outcome)
+    return outcome
 
 
 def _open_farm(run: _Run) -> Farm:

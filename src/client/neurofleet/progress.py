@@ -18,6 +18,7 @@ from neurofleet.evolution import State
 from neurofleet.farm import FarmState
 from neurofleet.progress_items import LINE_S
 from neurofleet.scoring import Progress
+from neurofleet.status import Patience
 
 
 class Watcher:
@@ -48,6 +49,7 @@ class Watcher:
         self._phase_started = (0, time.monotonic(), 0)  # generation, clock, units done then
         self._penalised = 0
         self._short = False
+        self._patience = Patience(LINE_S)
 
     def __enter__(self) -> Self:
         if self._wanted_live and self._console.is_terminal:
@@ -78,7 +80,12 @@ class Watcher:
     def farm(self, state: FarmState) -> None:
         """Engines came, went, or changed what they do."""
         before, self._farm = self._farm, state
-        if self._live is not None or before is None:
+        if self._live is not None:
+            return
+        line = self._patience.line(state)
+        if line is not None:
+            self.says(line)
+        if before is None:
             return
         if state.engines < before.engines:
             self._short = True

@@ -20,6 +20,7 @@ from rich.progress import (
 from rich.text import Text
 
 from neurofleet.farm import FarmState
+from neurofleet.status import Patience
 
 #: Without a terminal, a line of progress at most so often [s].
 LINE_S = 30.0
@@ -54,6 +55,7 @@ class ItemWatcher:
         self._engines = ""
         self._size = 0
         self._last_line = time.monotonic()
+        self._patience = Patience(LINE_S)
 
     def __enter__(self) -> Self:
         self._bar.start()
@@ -73,8 +75,12 @@ class ItemWatcher:
 
     def farm(self, state: FarmState) -> None:
         """Engines came, went, or changed what they do."""
-        if state.engines < self._size and not self._console.is_terminal:
-            self.says(f"an engine was lost, {state.engines} left")
+        line = self._patience.line(state)
+        if not self._console.is_terminal:
+            if line is not None:
+                self.says(line)
+            if state.engines < self._size:
+                self.says(f"an engine was lost, {state.engines} left")
         self._size = state.engines
         self._engines = f"{state.busy}/{state.engines} engines busy"
 

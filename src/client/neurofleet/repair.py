@@ -12,7 +12,7 @@ import itertools
 import sqlite3
 import struct
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +27,19 @@ _TABLE_LEAF, _INDEX_LEAF = 0x0D, 0x0A
 _INTEGERS = {1: 1, 2: 2, 3: 3, 4: 4, 5: 6, 6: 8}
 #: Our tables are told apart by their number of columns.
 _CONTEXT, _SCORE, _PHASE, _NOTE = 3, 11, 6, 2
+#: Where a score's row names the machine.
+_HOST = 8
 
 
-def repair(directory: Path) -> tuple[Path, int, int]:
+def repair(directory: Path, without_hosts: Collection[str] = ()) -> tuple[Path, int, int]:
     """Set a damaged store aside and keep every row that is sound.
+
+    Parameters
+    ----------
+    directory : Path
+        The run directory.
+    without_hosts : collection of str
+        Machines that scored wrongly; what they scored is not sound.
 
     Returns
     -------
@@ -58,7 +67,7 @@ def repair(directory: Path) -> tuple[Path, int, int]:
             fresh.unlink(missing_ok=True)
             with contextlib.closing(connect(fresh)) as new:
                 new.executescript(f"BEGIN; {SCHEMA} COMMIT; BEGIN;")
-                kept, lost = _salvage(path.read_bytes(), new)
+                kept, lost = _salvage(path.read_bytes(), new, without_hosts)
                 new.execute("COMMIT")
             aside = _free_name(path)
             path.rename(aside)
@@ -87,7 +96,9 @@ def _free_name(path: Path) -> Path:
     return next(name for name in names if not name.exists())
 
 
-def _salvage(content: bytes, new: sqlite3.Connection) -> tuple[int, int]:
+def _salvage(
+    content: bytes, new: sqlite3.Connection, without_hosts: Collection[str]
+) -> tuple[int, int]:
     """Put the sound rows of a store's file into a new one; return how many, and how many not."""
     found: dict[int, list[tuple[int, list[Any]]]] = {}
     contexts: dict[int, set[tuple[str, str]]] = {}
@@ -112,7 +123,7 @@ def _salvage(content: bytes, new: sqlite3.Connection) -> tuple[int, int]:
     kept = lost = 0
     for _, row in found.get(_SCORE, []):
         row[6:8] = [float(value) if isinstance(value, int) else value for value in row[6:8]]
-        if not is_sound(row[1:]) or row[0] not in now:
+        if not is_sound(row[1:]) or row[0] not in now or row[_HOST] in without_hosts:
             lost += 1
             continue
         for context in now[row[0]]:

@@ -4,6 +4,7 @@
 neurofleet-run.json  what was run: command, seed, sizes, versions, model, machine, state
 scores.sqlite        the evaluation store (``store.py``)
 checkpoint.pkl       BluePyOpt's checkpoint, one every generation (``checkpoint.py``)
+status.json          how far it is (``status.py``)
 best.json            the best individual's voltage traces, for the report
 report.html          the report
 engines/             logs of engines that were started for this run
@@ -45,6 +46,11 @@ class RunDirectory:
     def checkpoint(self) -> Path:
         """BluePyOpt's checkpoint, unless the user put it elsewhere."""
         return self.path / "checkpoint.pkl"
+
+    @property
+    def status(self) -> Path:
+        """How far the run is."""
+        return self.path / "status.json"
 
     @property
     def best(self) -> Path:
@@ -125,8 +131,15 @@ class RunDirectory:
         )
 
 
-def write_whole(path: Path, content: bytes) -> None:
+def write_whole(path: Path, content: bytes, *, lasting: bool = True) -> None:
     """Replace a file so that a reader, or a crash, sees the old or the new one entirely.
+
+    Parameters
+    ----------
+    path : Path
+    content : bytes
+    lasting : bool
+        Whether it is on disk, power cut or not, when this returns.
 
     Raises
     ------
@@ -138,8 +151,11 @@ def write_whole(path: Path, content: bytes) -> None:
         with partial.open("wb") as file:
             file.write(content)
             file.flush()
-            os.fsync(file.fileno())
+            if lasting:
+                os.fsync(file.fileno())
         partial.replace(path)
+        if not lasting:
+            return
         folder = os.open(path.parent, os.O_RDONLY)
         try:
             os.fsync(folder)

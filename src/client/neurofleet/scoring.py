@@ -10,8 +10,9 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,6 +52,17 @@ class Progress:
     unit: str
 
 
+class _Again(Task):
+    """A unit that was scored, on another host; its key ends with the first one's name."""
+
+    __slots__ = ()
+
+    @property
+    def not_on(self) -> str:
+        """The host that has scored it."""
+        return str(self.key[2])
+
+
 class Scoring:
     """Scores individuals by units, each at most once.
 
@@ -69,6 +81,11 @@ class Scoring:
         Time limit of one unit [s]; ``None`` derives it from what was measured.
     watch : callable
         Told the ``Progress``.
+    verify : int
+        So many units of each generation, chosen at random, are scored a second time, on
+        another host where there is one.
+    score_here : callable or None
+        Scores a task in this process, as an arbiter between two hosts.
     """
 
     def __init__(
@@ -81,6 +98,8 @@ class Scoring:
         decision_file: Path | None = None,
         unit_limit_s: float | None = None,
         watch: Callable[[Progress], None] = lambda _progress: None,
+        verify: int = 0,
+        score_here: Callable[[Task], Outcome] | None = None,
     ) -> None:
         self._digest = digest
         self._description = description
@@ -89,11 +108,14 @@ class Scoring:
         self._unit_limit_s = unit_limit_s
         self._watch = watch
         self._decision_file = decision_file
+        self._verify = verify
+        self._score_here = score_here
         self._farm: Farm | None = None
         self._own: set[tuple[str, Individual]] = set()
         self.simulated = 0
         self.from_store = 0
         self.penalised = 0
+        self.verified = 0
 
     @property
     def units(self) -> tuple[Unit, ...] | None:
@@ -181,14 +203,58 @@ class Scoring:
         measured = self._store.durations()
         expected = self._remembered_durations() | {u: mean for u, (mean, _) in measured.items()}
         started = time.time()
+        todo = [self._task(*pair, measured, expected) for pair in missing]
         try:
-            self._farm.run([self._task(*pair, measured, expected) for pair in missing], keep)
+            self._farm.run(todo, keep)
+            if generation:
+                self._score_again(self._farm, todo, found)
         finally:
             simulated = len(found) - stored
             self._store.add_phase(
                 Phase(generation, started, time.time(), self._farm.size, simulated, stored)
             )
         return found
+
+    def _score_again(
+        self, farm: Farm, done: Sequence[Task], found: Mapping[tuple[str, Individual], Outcome]
+    ) -> None:
+        """Score some units twice, and name the host whose scores differ."""
+        sound = [task for task in done if found[task.key].status != "timeout"]
+        # Not the evolution's generator: what is chosen must not steer it.
+        chosen = random.Random().sample(sound, min(self._verify, len(sound)))
+        second: dict[tuple[str, Individual], Outcome] = {}
+
+        def keep(task: Task, outcome: Outcome) -> None:
+            second[task.key[:2]] = outcome
+
+        if chosen:
+            farm.run(
+                [_Again((*task.key, found[task.key].host), *task[1:]) for task in chosen], keep
+            )
+        for task in chosen:
+            self._refuse_difference(task, found[task.key], second[task.key])
+        self.verified += len(chosen)
+
+    def _refuse_difference(self, task: Task, first: Outcome, second: Outcome) -> None:
+        if _bits(first) == _bits(second):
+            return
+        hosts = {first.host: first, second.host: second}
+        wrong = []
+        if self._score_here is not None and len(hosts) > 1:
+            bits = _bits(self._score_here(task))
+            wrong = [host for host, outcome in hosts.items() if _bits(outcome) != bits]
+        unit = f"unit {task.key[0]} of one individual"
+        if len(wrong) == 1:
+            raise WorkloadFailed(
+                f"{wrong[0]} scores {unit} differently from"
+                f" {next(host for host in hosts if host not in wrong)} and this machine",
+                remedy=f"Take {wrong[0]} out; then neurofleet repair --without-host {wrong[0]}"
+                " RUN_DIR drops what it scored, and the same command again goes on",
+            )
+        raise WorkloadFailed(
+            f"{unit} scores differently each time (on {' and '.join(hosts)})",
+            remedy="Look for what the model draws at random, or for hosts that differ",
+        )
 
     def _task(
         self,
@@ -276,6 +342,10 @@ class Scoring:
         """Tell whether an outcome is nothing but penalties of what failed."""
         penalties = [self._description.penalties[index] for index in unit.objectives]
         return outcome.status != "ok" and list(outcome.scores) == penalties
+
+
+def _bits(outcome: Outcome) -> tuple[str, bytes]:
+    return outcome.status, pack_floats(outcome.scores)
 
 
 def _in_short(outcome: Outcome) -> str:

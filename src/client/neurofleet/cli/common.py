@@ -5,8 +5,8 @@ from __future__ import annotations
 import functools
 import importlib.metadata
 import os
+import re
 import shlex
-import signal
 import sys
 import traceback
 from collections.abc import Callable
@@ -36,6 +36,11 @@ def examples(*lines: str) -> str:
     shown = "\n".join(f"  {line}" for line in lines)
     return f"\b\nExamples:\n{shown}\n\n{EXIT_CODES}"
 
+
+#: Units of a length of time [s].
+SECONDS = {"h": 3600.0, "m": 60.0, "s": 1.0}
+#: The most that is taken for one [s].
+LONGEST_S = 366 * 86400.0
 
 CONTEXT = {
     "help_option_names": ["-h", "--help"],
@@ -67,8 +72,7 @@ version_option = click.option(
 
 def run(command: click.Command, program: str) -> None:
     """Run a command; every error is one line on stderr and a documented exit code."""
-    signal.signal(signal.SIGTERM, _interrupt)
-    signal.signal(signal.SIGUSR1, lambda _number, _frame: safe_point.ask())
+    safe_point.listen()
     try:
         code = command.main(prog_name=program, standalone_mode=False)
     except FleetError as error:
@@ -104,6 +108,30 @@ def typed() -> str:
     return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
 
 
+class Duration(click.ParamType[float]):
+    """A length of time: ``90s``, ``30m``, ``1h30m``, or a number of seconds."""
+
+    name = "duration"
+    _FORM = re.compile(r"(?:(?P<h>\d+)h)?(?:(?P<m>\d+)m)?(?:(?P<s>\d+(?:\.\d+)?)s?)?")
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, context: click.Context | None
+    ) -> float:
+        """Return the seconds."""
+        if isinstance(value, int | float):
+            return float(value)
+        found = self._FORM.fullmatch(value.strip())
+        parts = found.groupdict("0") if found else {}
+        seconds = sum(float(parts.get(unit, 0)) * each for unit, each in SECONDS.items())
+        if not 0 < seconds <= LONGEST_S:
+            self.fail(
+                f"{value!r} is no length of time up to a year, such as 90s, 30m or 1h30m",
+                param,
+                context,
+            )
+        return seconds
+
+
 def engine_options(command: Command) -> Command:
     """Add the options that every command with engines has; the command gets a ``choice``."""
 
@@ -119,6 +147,7 @@ def engine_options(command: Command) -> Command:
             options=words.pop("slurm_option"),
             queue_timeout_s=words.pop("queue_timeout"),
         )
+        safe_point.stop_after(words.pop("stop_after"), words.pop("stop_within"))
         choice = EngineChoice(
             backend=words.pop("backend"),
             count=words.pop("engines"),
@@ -179,6 +208,20 @@ def engine_options(command: Command) -> Command:
             metavar="S",
             help="Give up when the Slurm job is pending for so long.",
         ),
+        click.option(
+            "--stop-after",
+            type=Duration(),
+            metavar="TIME",
+            help="Stop at a safe point after so long: 90s, 30m, 2h, 1h30m.",
+        ),
+        click.option(
+            "--stop-within",
+            type=Duration(),
+            default=safe_point.LIMIT_S,
+            metavar="TIME",
+            help="What has begun may take so long when a stop is asked for."
+            f" [default: {safe_point.LIMIT_S:.0f}s]",
+        ),
     ]
     decorated: Any = with_choice
     for option in reversed(options):
@@ -202,6 +245,14 @@ def run_options(command: Command) -> Command:
             help="Limit of one simulated unit. [default: 20 x the longest measured, at least 120]",
         ),
         click.option(
+            "--verify",
+            type=int,
+            default=0,
+            metavar="N",
+            help="Score N random units of each generation twice, on different hosts, and name"
+            " the host that differs.",
+        ),
+        click.option(
             "--report/--no-report",
             default=True,
             show_default=True,
@@ -216,7 +267,3 @@ def run_options(command: Command) -> Command:
 def _say(text: str, code: int) -> int:
     click.echo(f"error: {' '.join(text.split())}", err=True)
     return code
-
-
-def _interrupt(_number: int, _frame: object) -> None:
-    raise KeyboardInterrupt

@@ -120,6 +120,7 @@ def opt_l5pc(
     choice: EngineChoice,
     run_dir: str | None,
     unit_timeout: float | None,
+    verify: int,
     report: bool,
 ) -> None:
     """Optimise BluePyOpt's layer 5 pyramidal cell.
@@ -176,6 +177,7 @@ def opt_l5pc(
             checkpoint=checkpoint,
             go_on=continu and not start,
             unit_timeout_s=unit_timeout,
+            verify=verify,
             report=report,
             command=typed(),
         )

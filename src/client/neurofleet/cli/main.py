@@ -138,6 +138,7 @@ def optimise(
     choice: EngineChoice,
     run_dir: str | None,
     unit_timeout: float | None,
+    verify: int,
     report: bool,
     name: str | None,
     dry_run: bool,
@@ -162,6 +163,7 @@ def optimise(
         run_dir=Path(run_dir) if run_dir else None,
         checkpoint=checkpoint,
         unit_timeout_s=unit_timeout,
+        verify=verify,
         report=report,
         command=typed(),
         exclude=exclude,
@@ -182,16 +184,38 @@ def report(run_dir: Path, traces: bool) -> None:
     click.echo(write_report(run_dir))
 
 
-@cli.command(epilog=examples("neurofleet repair neurofleet-runs/l5pc-seed42-offspring4"))
+@cli.command(
+    epilog=examples(
+        "neurofleet repair neurofleet-runs/l5pc-seed42-offspring4",
+        "neurofleet repair neurofleet-runs/l5pc-seed42-offspring4 --without-host worker3",
+    )
+)
 @click.argument("run_dir", type=click.Path(path_type=Path))
-def repair(run_dir: Path) -> None:
+@click.option(
+    "--without-host",
+    multiple=True,
+    metavar="HOST",
+    help="Drop what this machine scored, which --verify has found to differ; repeatable.",
+)
+def repair(run_dir: Path, without_host: tuple[str, ...]) -> None:
     """Set a damaged store aside and keep every score in it that is sound."""
     from neurofleet.repair import repair as repair_store
 
-    aside, kept, lost = repair_store(run_dir)
+    aside, kept, lost = repair_store(run_dir, without_host)
     click.echo(
         f"kept {kept} scores, dropped {lost} that were not sound; the damaged file is {aside}"
     )
+
+
+@cli.command(epilog=examples("neurofleet status neurofleet-runs/l5pc-seed42-offspring4"))
+@click.argument("run_dir", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
+def status(run_dir: Path, as_json: bool) -> None:
+    """Tell how far the run in RUN_DIR is."""
+    from neurofleet import status as known
+
+    told = known.read(run_dir)
+    click.echo(json.dumps(told, indent=2) if as_json else known.line(told))
 
 
 @cli.command(epilog=examples("neurofleet completion bash >> ~/.bashrc"))

@@ -65,6 +65,8 @@ def _summary(result: Result) -> str:
     text = f"{result.simulated} simulated, {result.from_store} from the store"
     if result.penalised:
         text += f", {result.penalised} of them penalised"
+    if result.verified:
+        text += f", {result.verified} scored twice with the same result"
     return f"{text}; run directory: {result.directory.path}"
 
 
@@ -91,6 +93,7 @@ def _outcome(result: Result) -> dict[str, Any]:
         "simulated": result.simulated,
         "from_store": result.from_store,
         "penalised": result.penalised,
+        "verified": result.verified,
         "logbook": [
             {name: float(record[name]) for name in ("gen", "nevals", "avg", "std", "min", "max")}
             for record in result.state.logbook

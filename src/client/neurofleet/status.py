@@ -1,0 +1,175 @@
+"""How far a run is, in ``status.json`` of its run directory, for people and their scripts.
+
+The file is replaced whole, at most twice a second, and at least every few seconds while
+engines are tended. It is a convenience: a full disk does not end a run because of it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from neurofleet.errors import Interrupted, RunDirectoryError
+from neurofleet.farm import FarmState
+from neurofleet.rundir import RunDirectory, write_whole
+
+SCHEMA_VERSION = 1
+#: States of a run that is over.
+ENDED = ("finished", "interrupted", "failed")
+#: A change is written so soon, and no change is confirmed so often [s].
+SOON_S, CONFIRM_S = 0.5, 5.0
+#: Engines that are missing for so long are worth a line [s].
+WORTH_A_LINE_S = 10.0
+
+
+class Status:
+    """``status.json`` of a run that is under way; as a context manager, until it has ended.
+
+    Parameters
+    ----------
+    directory : Path
+        The run directory, which this process holds.
+    what : str
+        What is run.
+    """
+
+    def __init__(self, directory: Path, what: str) -> None:
+        self._file = RunDirectory(directory).status
+        self._told: dict[str, Any] = {
+            "schema_version": SCHEMA_VERSION,
+            "what": what,
+            "state": "preparing",
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "started": time.time(),
+        }
+        self._written = 0.0
+        self._changed = False
+
+    def __enter__(self) -> Self:
+        self._write()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._told.pop("waiting_since", None)
+        if error is None:
+            self._told["state"] = "finished"
+        elif isinstance(error, KeyboardInterrupt | Interrupted):
+            self._told["state"] = "interrupted"
+        else:
+            self._told |= {"state": "failed", "why": str(error)}
+        self._told |= {"engines": 0, "busy": 0}
+        self._write()
+
+    def tell(self, **facts: Any) -> None:
+        """Take note of facts; they are in the file within half a second."""
+        self._changed |= any(self._told.get(name) != value for name, value in facts.items())
+        self._told |= facts
+        age = time.monotonic() - self._written
+        if age > CONFIRM_S or (self._changed and age > SOON_S):
+            self._write()
+
+    def farm(self, state: FarmState) -> None:
+        """Take note of the engines."""
+        waiting = None
+        if state.waiting_since is not None:
+            waiting = round(time.time() - time.monotonic() + state.waiting_since, 1)
+        before = self._told.get("waiting_since")
+        if waiting is not None and before is not None and abs(waiting - before) < 1:
+            waiting = before  # the same moment, by a clock that was set a little
+        self.tell(
+            state="running" if waiting is None else "waiting for engines",
+            engines=state.engines,
+            busy=state.busy,
+            registered=state.registered,
+            waiting_since=waiting,
+        )
+
+    def _write(self) -> None:
+        self._written, self._changed = time.monotonic(), False
+        content = {**self._told, "updated": time.time()}
+        with contextlib.suppress(RunDirectoryError):
+            write_whole(self._file, (json.dumps(content, indent=2) + "\n").encode(), lasting=False)
+
+
+class Patience:
+    """Says that a run waits for engines, when it has done so for a while, and again."""
+
+    def __init__(self, again_s: float) -> None:
+        self._again_s = again_s
+        self._told_at = 0.0
+
+    def line(self, state: FarmState) -> str | None:
+        """Return what a person should be told now."""
+        if state.waiting_since is None:
+            self._told_at = 0.0
+            return None
+        now = time.monotonic()
+        waited = now - state.waiting_since
+        if waited < WORTH_A_LINE_S or now - self._told_at < self._again_s:
+            return None
+        self._told_at = now
+        doing = f"{state.registered} registered, being prepared" if state.registered else "none"
+        limit = f"; giving up after {state.limit_s:.0f} s" if state.limit_s else ""
+        return f"waiting for engines since {waited:.0f} s ({doing}){limit}"
+
+
+def read(directory: Path) -> dict[str, Any]:
+    """Return how far a run is, or was when it ended.
+
+    Raises
+    ------
+    RunDirectoryError
+        Nothing was run in the directory, or the file is damaged.
+    """
+    file = RunDirectory(directory).status
+    try:
+        told = json.loads(file.read_text())
+        if told["schema_version"] != SCHEMA_VERSION or not isinstance(told["state"], str):
+            raise ValueError("it is of another version of neurofleet")
+        if told["host"] == socket.gethostname() and told["state"] not in ENDED:
+            with contextlib.suppress(PermissionError):
+                os.kill(int(told["pid"]), 0)
+    except ProcessLookupError:
+        told["state"] = "killed"
+    except OSError as error:
+        raise RunDirectoryError(
+            f"{str(file)!r} cannot be read ({error.strerror or error})",
+            remedy="Name a run directory in which a command of this version has run",
+        ) from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise RunDirectoryError(
+            f"{str(file)!r} is damaged ({error})",
+            remedy="Remove it; the next run in this directory writes it anew",
+        ) from error
+    return dict(told)
+
+
+def line(told: Mapping[str, Any]) -> str:
+    """Return what ``read`` found, for a person."""
+    parts = [f"{told.get('what')}: {told['state']}"]
+    if told.get("max_ngen"):
+        doing = "comparing units" if told.get("generation") == 0 else f"{told.get('generation')}"
+        parts.append(f"generation {doing} of {told['max_ngen']}")
+    for kind in ("units", "items"):
+        if told.get(f"{kind}_total"):
+            parts.append(f"{told[f'{kind}_done']}/{told[f'{kind}_total']} {kind}")
+    if told["state"] not in (*ENDED, "killed"):
+        parts.append(f"{told.get('busy', 0)}/{told.get('engines', 0)} engines busy")
+        parts.append(f"process {told['pid']} on {told['host']}")
+    if told.get("best") is not None:
+        parts.append(f"best {told['best']:.6g}")
+    parts.append(f"said {max(0.0, time.time() - told['updated']):.0f} s ago")
+    return ", ".join(parts)
