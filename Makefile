@@ -6,7 +6,7 @@ CONTROL := .venv-control
 COMPILE := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
   --no-emit-index-url --custom-compile-command "make locks"
 
-.PHONY: demo fleet fleet-down test test-long check bench locks variables clean
+.PHONY: demo fleet fleet-down test test-long check chaos bench locks variables clean
 
 demo: ## optimise L5PC on this machine's cores: 4 individuals, 2 generations, seed 42
 	scripts/environment $(VENV) fleet
@@ -37,6 +37,9 @@ check: ## the linters
 	$(CONTROL)/bin/ansible-lint
 	$(CONTROL)/bin/yamllint --strict .
 	$(CONTROL)/bin/python scripts/variables --check
+
+chaos: ## 200 faults against a fleet on this computer, as root; CHAOS="--faults 20 --seed 7"
+	scripts/chaos $(CHAOS)
 
 bench: ## print the tables of docs/benchmarks.md; those of fleets take root
 	scripts/environment $(VENV) test

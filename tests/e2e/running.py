@@ -48,9 +48,9 @@ class Model:
         ]
 
 
-def quick(stretch: float = 1.0) -> Model:
+def quick(stretch: float = 1.0, **kwargs: Any) -> Model:
     """Return the ordinary model; a stretch of 20 makes units of 0.5, 1 and 2 s."""
-    return Model("quick", "quick_evaluator:create", kwargs={"stretch": stretch})
+    return Model("quick", "quick_evaluator:create", kwargs={"stretch": stretch, **kwargs})
 
 
 def misbehaving(how: str, **kwargs: Any) -> Model:

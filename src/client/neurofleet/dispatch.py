@@ -14,7 +14,6 @@ import heapq
 import itertools
 import logging
 import queue
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -30,7 +29,7 @@ from neurofleet.errors import (
     first_line,
 )
 from neurofleet.farm import ByName, FarmState, Preparation, Task
-from neurofleet.hub import known_tasks
+from neurofleet.hub_watch import HubWatch
 
 #: Tasks given to the scheduler per usable engine: one runs, one waits behind it.
 WINDOW = 2
@@ -38,10 +37,6 @@ WINDOW = 2
 TICK_S = 0.5
 #: Once one engine is ready, how long the others may take before work begins [s].
 ASSEMBLY_S = 120.0
-#: Without any result for so long, the hub is asked what it knows [s].
-STALL_S = 30.0
-#: What one answer of the hub may take [s].
-PROBE_S = 10.0
 #: A task that fails (not: whose engine is lost) so often is not tried again.
 MOST_FAILURES = 3
 
@@ -79,10 +74,10 @@ class EngineFarm:
         self._is_not_ready = is_not_ready
         self._client: Any = None
         self._view: Any = None
+        self._hub: HubWatch | None = None
         self._engines: dict[int, Engine] = {}
         self._events: queue.SimpleQueue[tuple[str, Any, Any]] = queue.SimpleQueue()
         self._empty_since: float | None = None
-        self._probing = False
         self._completed = 0
         self._order = itertools.count()
 
@@ -177,6 +172,12 @@ class EngineFarm:
     def _connect(self) -> None:
         self._client = self._source.connect()
         self._view = self._client.load_balanced_view()
+        client = self._client
+        self._hub = HubWatch(
+            client,
+            self._source.connection_file,
+            lambda known: self._events.put(("hub", client, known)),
+        )
         self._engines.clear()
         self._empty_since = time.monotonic()
 
@@ -231,7 +232,8 @@ class EngineFarm:
         try:
             kind, name, value = self._events.get(timeout=TICK_S)
         except queue.Empty:
-            self._watch_for_stalls(run)
+            if self._hub is not None:
+                self._hub.quiet_since(run.last_result)
             return
         if kind == "task":
             self._task_ended(run, name, value, on_result, on_failure)
@@ -239,7 +241,7 @@ class EngineFarm:
             engine_id, identity = name
             self._prepared(engine_id, identity, value)
         else:
-            self._hub_told(run, value)
+            self._hub_told(run, name, value)
 
     # -- engines ------------------------------------------------------------------
 
@@ -388,24 +390,7 @@ class EngineFarm:
 
     # -- the hub ------------------------------------------------------------------
 
-    def _watch_for_stalls(self, run: Run) -> None:
-        quiet = time.monotonic() - run.last_result
-        if run.out and quiet > STALL_S and not self._probing:
-            self._probing = True
-            threading.Thread(target=self._probe, args=(self._client,), daemon=True).start()
-
-    def _probe(self, client: Any) -> None:
-        """Ask the hub, with a client of its own, which tasks it knows."""
-        told: set[str] | None = None
-        try:
-            told = known_tasks(self._source.connection_file, PROBE_S)
-        except Exception as error:
-            logger.warning("the hub does not answer: %s", first_line(error))
-        self._events.put(("hub", None, (client, told)))
-
-    def _hub_told(self, run: Run, told: tuple[Any, set[str] | None]) -> None:
-        client, known = told
-        self._probing = False
+    def _hub_told(self, run: Run, client: Any, known: set[str] | None) -> None:
         if client is not self._client:
             return
         if known is None:

@@ -50,6 +50,18 @@ class HubAddress:
         )
 
     @classmethod
+    def of_client(cls, client: Any) -> HubAddress:
+        """Take a client's own way to its hub, through a tunnel if it has one."""
+        import zmq
+
+        return cls(
+            url=client._query_socket.getsockopt(zmq.LAST_ENDPOINT).decode(),
+            server_key=client.curve_serverkey or b"",
+            session_key=client.session.key,
+            scheme=client.session.signature_scheme,
+        )
+
+    @classmethod
     def from_file(cls, path: Path) -> HubAddress:
         """Read a connection file."""
         return cls.from_connection(json.loads(path.read_text()))

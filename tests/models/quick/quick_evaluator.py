@@ -1,6 +1,7 @@
 """A soma with hh and a slow potassium current, three current steps, six features."""
 
 from pathlib import Path
+from typing import Any
 
 import bluepyopt.ephys as ephys
 
@@ -19,24 +20,46 @@ WANTED = {
 }
 
 
-def create(stretch: float = 1.0) -> ephys.evaluators.CellEvaluator:
+#: What an individual is made of.
+BOUNDS = {
+    "gnabar_hh": (0.06, 0.24),
+    "gkbar_hh": (0.01, 0.08),
+    "gl_hh": (1e-4, 1e-3),
+    "gbar_nfslow": (0.0, 2e-3),
+}
+
+
+class CountedPulse(ephys.stimuli.NrnSquarePulse):  # type: ignore[misc]
+    """A current step that writes down that it is simulated, and for which individual."""
+
+    def __init__(self, *args: Any, step: str, log: str, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.step = step
+        self.log = log
+
+    def instantiate(self, sim: Any = None, icell: Any = None) -> None:
+        """Write a line, and do what any step does."""
+        super().instantiate(sim=sim, icell=icell)
+        segment = icell.soma[0](0.5)
+        values = [getattr(segment, name).hex() for name in BOUNDS]
+        with Path(self.log).open("a") as file:
+            file.write(f"{self.step} {' '.join(values)}\n")
+
+
+def create(stretch: float = 1.0, log: str = "") -> ephys.evaluators.CellEvaluator:
     """Return the evaluator.
 
     Parameters
     ----------
     stretch : float
         Factor on the duration of every step, and so on the time a unit takes.
+    log : str
+        File that gets a line for every simulation; empty is none.
     """
     everywhere = ephys.locations.NrnSeclistLocation("all", seclist_name="all")
     centre = ephys.locations.NrnSeclistCompLocation(
         "soma", seclist_name="somatic", sec_index=0, comp_x=0.5
     )
-    bounds = {
-        "gnabar_hh": (0.06, 0.24),
-        "gkbar_hh": (0.01, 0.08),
-        "gl_hh": (1e-4, 1e-3),
-        "gbar_nfslow": (0.0, 2e-3),
-    }
     cell = ephys.models.CellModel(
         "quick",
         morph=ephys.morphologies.NrnFileMorphology(str(HERE / "morphology" / "soma.swc")),
@@ -48,17 +71,22 @@ def create(stretch: float = 1.0) -> ephys.evaluators.CellEvaluator:
             ephys.parameters.NrnSectionParameter(
                 name, param_name=name, locations=[everywhere], bounds=limits, frozen=False
             )
-            for name, limits in bounds.items()
+            for name, limits in BOUNDS.items()
         ],
     )
     protocols = {}
     for name, (amplitude, duration) in STEPS.items():
-        pulse = ephys.stimuli.NrnSquarePulse(
-            step_amplitude=amplitude,
-            step_delay=DELAY_MS,
-            step_duration=duration * stretch,
-            location=centre,
-            total_duration=DELAY_MS + duration * stretch + 20.0,
+        shape = {
+            "step_amplitude": amplitude,
+            "step_delay": DELAY_MS,
+            "step_duration": duration * stretch,
+            "location": centre,
+            "total_duration": DELAY_MS + duration * stretch + 20.0,
+        }
+        pulse = (
+            CountedPulse(step=name, log=log, **shape)
+            if log
+            else ephys.stimuli.NrnSquarePulse(**shape)
         )
         recording = ephys.recordings.CompRecording(f"{name}.soma.v", location=centre, variable="v")
         protocols[name] = ephys.protocols.StepProtocol(
@@ -81,7 +109,7 @@ def create(stretch: float = 1.0) -> ephys.evaluators.CellEvaluator:
     ]
     return ephys.evaluators.CellEvaluator(
         cell_model=cell,
-        param_names=list(bounds),
+        param_names=list(BOUNDS),
         fitness_protocols=protocols,
         fitness_calculator=ephys.objectivescalculators.ObjectivesCalculator(objectives),
         sim=ephys.simulators.NrnSimulator(cvode_active=False),

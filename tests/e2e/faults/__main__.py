@@ -1,0 +1,44 @@
+"""``make chaos``: a campaign of faults against a fleet that is up on this computer."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from pathlib import Path
+
+from e2e.booted import MACHINES, Fleet
+from e2e.faults.campaign import broken_promises, campaign, table
+from e2e.faults.kinds import FAULTS
+
+
+def main() -> int:
+    """Parse, call, print."""
+    parser = argparse.ArgumentParser(prog="make chaos", description=__doc__)
+    parser.add_argument("--faults", type=int, default=200, help="how many (%(default)s)")
+    parser.add_argument("--runs", type=int, default=20, help="over how many runs (%(default)s)")
+    parser.add_argument("--seed", type=int, default=1, help="decides which, when, whom")
+    parser.add_argument(
+        "--kinds", nargs="+", choices=sorted(FAULTS), metavar="KIND",
+        help=f"which (all but the longest): {', '.join(sorted(FAULTS))}",
+    )  # fmt: skip
+    options = parser.parse_args()
+    if options.faults < 1 or options.runs < 1:
+        parser.error("give at least one fault and one run")
+    if not MACHINES.exists():
+        parser.error("no fleet is up on this computer; boot one with: make fleet")
+    kinds = [fault for fault in FAULTS.values() if fault.weight]
+    if options.kinds:
+        kinds = [FAULTS[name] for name in options.kinds]
+    with tempfile.TemporaryDirectory(prefix="neurofleet-chaos-") as folder:
+        log = Path(folder)
+        ended = campaign(Fleet(log), kinds, options.faults, options.runs, options.seed, log)
+    print(table(ended))
+    broken = broken_promises(ended)
+    for line in broken:
+        print(f"error: {line}", file=sys.stderr)
+    return 1 if broken else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

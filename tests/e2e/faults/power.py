@@ -1,0 +1,59 @@
+"""Power and cable of the fleet's machines, as their computer has them in hand."""
+
+from __future__ import annotations
+
+import importlib.util
+import ipaddress
+import subprocess
+from pathlib import Path
+from types import ModuleType
+
+from e2e.booted import BRIDGE, MACHINES, ROOT
+
+
+def _program() -> ModuleType:
+    """Return the program that boots the machines, roles/local_machines/files/machines.py."""
+    file = ROOT / "roles" / "local_machines" / "files" / "machines.py"
+    spec = importlib.util.spec_from_file_location("neurofleet_machines", file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+machines = _program()
+
+
+def off(name: str) -> None:
+    """Cut a machine's power."""
+    machines.end_cgroup(machines.cgroup_of(BRIDGE) / name)
+    for pid in machines.supervisors(MACHINES / "machines" / name / "root"):
+        subprocess.run(["kill", "-KILL", str(pid)], check=False)
+
+
+def on(name: str) -> None:
+    """Switch a machine on again; it boots by itself."""
+    made = (MACHINES / "machines" / name / "made").read_text().splitlines()
+    image, address, network = made
+    fleet = machines.Fleet(
+        directory=MACHINES,
+        cache=Path(image).parent,
+        release="",
+        bridge=BRIDGE,
+        network=ipaddress.IPv4Interface(network),
+        machines={name: address},
+    )
+    machines.boot(fleet, Path(image), name)
+
+
+def cable(name: str, *, plugged: bool) -> None:
+    """Cut a machine off from the network, or let it back; its own link stays up."""
+    state = "3" if plugged else "0"  # forwarding, disabled
+    port = f"vb-{BRIDGE}-{name}"
+    subprocess.run(["bridge", "link", "set", "dev", port, "state", state], check=True)
+
+
+def inside(name: str, path: str) -> Path:
+    """Return where this computer has a file of a machine."""
+    return MACHINES / "machines" / name / "root" / path.lstrip("/")
