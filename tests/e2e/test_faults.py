@@ -50,6 +50,7 @@ def healthy(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Scores:
     [
         ("endless", "timeout", "ended at its limit of 3 s", ["--unit-timeout=3"]),
         ("crashes", "crashed", "SIGSEGV", []),
+        ("greedy", "raised", "MemoryError: ; it reached the 500 MB that a unit may have", []),
         ("raises", "raised", "ZeroDivisionError: a score of", []),
     ],
 )
@@ -61,7 +62,10 @@ def test_unit_that_fails_gets_its_penalty_and_the_engine_lives(
     reason: str,
     options: list[str],
 ) -> None:
-    done = bench.optimise(Evolution(misbehaving(how), FEW, generations=1), *options).ended()
+    env = {"NEUROFLEET_UNIT_MEMORY_MB": "500"}
+    done = bench.optimise(
+        Evolution(misbehaving(how), FEW, generations=1), *options, env=env
+    ).ended()
     assert done.code == 0, done.err
     assert done.errors == []
     found = [row for row in rows(bench.directory("run")) if row.unit != "whole"]

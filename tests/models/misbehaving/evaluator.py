@@ -30,6 +30,10 @@ class FragilePulse(ephys.stimuli.NrnSquarePulse):  # type: ignore[misc]
                     pass
             if self.how == "crashes":
                 ctypes.string_at(0)
+            if self.how == "greedy":
+                eaten = []
+                while True:
+                    eaten.append(b"x" * 50_000_000)
 
 
 class TouchyFeature(ephys.efeatures.eFELFeature):  # type: ignore[misc]
@@ -51,7 +55,7 @@ def create(how: str = "nothing", threshold: float = THRESHOLD) -> ephys.evaluato
     Parameters
     ----------
     how : str
-        ``nothing``, ``endless``, ``crashes``, ``raises``.
+        ``nothing``, ``endless``, ``crashes``, ``greedy``, ``raises``.
     threshold : float
         gnabar_hh above which it happens [S/cm2]; ``raises`` goes by the score instead.
     """

@@ -14,6 +14,7 @@ import json
 import multiprocessing
 import multiprocessing.connection
 import os
+import resource
 import signal
 import socket
 import sys
@@ -34,6 +35,10 @@ from neurofleet.model import EvaluatorSpec
 #: Limit for what is asked of a model once, when it is loaded [s].
 LOAD_LIMIT_S = 600.0
 _PR_SET_PDEATHSIG = 1
+#: Environment variable with what a unit's process may need [MB].
+MEMORY_VARIABLE = "NEUROFLEET_UNIT_MEMORY_MB"
+#: Otherwise it may have its core's share of this part of the machine's memory.
+MEMORY_PART = 0.8
 
 
 class EngineGone(Exception):
@@ -139,13 +144,16 @@ class WarmModel:
             finally:
                 if told is None:
                     _end_group(child)
-                _, wait_status = os.waitpid(child, 0)
+                _, wait_status, used = os.wait4(child, 0)
                 _end_group(child)
-            if told is not None:
+            if told is not None and told[0] == "ok":
                 return told
+            greedy = _said_of_memory(used)
+            if told is not None:
+                return *told[:2], told[2] + greedy
             if not ready:
-                return "timeout", None, f"ended at its limit of {limit_s:.0f} s"
-            return "crashed", None, _how_it_died(wait_status) + _last_words(output)
+                return "timeout", None, f"ended at its limit of {limit_s:.0f} s{greedy}"
+            return "crashed", None, _how_it_died(wait_status) + greedy + _last_words(output)
 
 
 def _receive(answer: Connection) -> tuple[str, Any, str] | None:
@@ -161,6 +169,7 @@ def _work_and_exit(work: Callable[[], Any], to_parent: Connection, output: IO[by
     try:
         os.setpgid(0, 0)
         _die_with_parent()
+        _limit_memory()
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         for stream in (1, 2):
@@ -199,6 +208,33 @@ def _cause(error: BaseException) -> str:
 def _die_with_parent() -> None:
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def memory_limit() -> int:
+    """Return what one unit's process may need [bytes]."""
+    with contextlib.suppress(ValueError):
+        return int(os.environ.get(MEMORY_VARIABLE, "")) * 1_000_000
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return int(MEMORY_PART * machine / (os.cpu_count() or 1))
+
+
+def _limit_memory() -> None:
+    """Have a simulation that needs too much memory fail, before the machine does."""
+    _, most = resource.getrlimit(resource.RLIMIT_DATA)
+    wanted = memory_limit()
+    if most != resource.RLIM_INFINITY:
+        wanted = min(wanted, most)
+    resource.setrlimit(resource.RLIMIT_DATA, (wanted, most))
+
+
+def _said_of_memory(used: resource.struct_rusage) -> str:
+    """Return a remark on what failed, if it had nearly all the memory that it may have."""
+    limit = memory_limit()
+    if used.ru_maxrss * 1024 < 0.7 * limit:
+        return ""
+    return (
+        f"; it reached the {limit // 1_000_000} MB that a unit may have ({MEMORY_VARIABLE} sets it)"
+    )
 
 
 def _end_group(leader: int) -> None:
