@@ -179,6 +179,18 @@ class Fleet:
         return dict(json.loads(seen.out)["engines"])
 
 
+@dataclass
+class Made:
+    """The fleet, and what `make fleet` said when it made it."""
+
+    fleet: Fleet
+    #: What `--check` said while the machines were bare; nothing when the fleet was kept.
+    checked: Finished | None
+    said: Finished
+    #: How many tests had failed when it was last seen whole; none while it has not been.
+    seen_whole_after_failures: int | None = None
+
+
 def host_state() -> dict[str, Any]:
     """Return what `make fleet` may change of this computer and `make fleet-down` must undo.
 

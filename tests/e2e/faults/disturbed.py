@@ -39,6 +39,10 @@ class DisturbedRun:
         Of its directory on the head; unique on this fleet.
     log : Path
         Directory for what its commands say.
+    options : tuple of str
+        More words of the command.
+    environment : str
+        Variables of the command, as a shell takes them.
     """
 
     fleet: Fleet
@@ -46,6 +50,7 @@ class DisturbedRun:
     name: str
     log: Path
     options: tuple[str, ...] = ()
+    environment: str = ""
     commands: list[Client] = field(default_factory=list)
 
     @property
@@ -66,8 +71,8 @@ class DisturbedRun:
             f"--run-dir={self.name}", f"--name={model.name}", *self.options,
         ]  # fmt: skip
         words[2] = model.name  # where it lies on the head
-        log = self.log / f"{self.name}-{len(self.commands)}.log"
-        line = f"cd {HOME} && exec {shlex.join(words)}"
+        log = self.log / f"{self.name.replace('/', '-')}-{len(self.commands)}.log"
+        line = f"cd {HOME} && exec env {self.environment} {shlex.join(words)}"
         self.commands.append(self.fleet.begin(HEAD, line, log, user=USER))
 
     def status(self) -> dict[str, Any]:

@@ -12,8 +12,17 @@ from typing import Any, NamedTuple
 import pytest
 
 from e2e import booted
-from e2e.booted import ADDRESSES, HEAD, ROOT, WORKERS, Fleet, changed, inventory, playbook
-from e2e.fleet.conftest import Made
+from e2e.booted import (
+    ADDRESSES,
+    HEAD,
+    ROOT,
+    WORKERS,
+    Fleet,
+    Made,
+    changed,
+    inventory,
+    playbook,
+)
 from e2e.running import Finished
 
 # The fleet is made before the first of them, which has a limit of its own.

@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from e2e.booted import CLIENTS, HEAD, ROOT, WORKERS, Fleet
-from e2e.fleet.conftest import Made
+from e2e.booted import CLIENTS, HEAD, ROOT, WORKERS, Fleet, Made
 from e2e.running import Bench, course, differences, rows
 from neurofleet.workloads import l5pc
 

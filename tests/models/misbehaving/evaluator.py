@@ -1,6 +1,8 @@
 """Two steps, one of which fails for part of the parameters, in a way to choose."""
 
 import ctypes
+import math
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +51,20 @@ class TouchyFeature(ephys.efeatures.eFELFeature):  # type: ignore[misc]
         return float(score)
 
 
-def create(how: str = "nothing", threshold: float = THRESHOLD) -> ephys.evaluators.CellEvaluator:
+class LyingFeature(ephys.efeatures.eFELFeature):  # type: ignore[misc]
+    """A feature whose score one machine has wrong in its last bit."""
+
+    liar = ""
+
+    def calculate_score(self, responses: Any, trace_check: bool = False) -> float:
+        """Score as any feature does, or nearly."""
+        score = float(super().calculate_score(responses, trace_check))
+        return math.nextafter(score, math.inf) if socket.gethostname() == self.liar else score
+
+
+def create(
+    how: str = "nothing", threshold: float = THRESHOLD, liar: str = ""
+) -> ephys.evaluators.CellEvaluator:
     """Return the evaluator.
 
     Parameters
@@ -58,6 +73,8 @@ def create(how: str = "nothing", threshold: float = THRESHOLD) -> ephys.evaluato
         ``nothing``, ``endless``, ``crashes``, ``greedy``, ``raises``.
     threshold : float
         gnabar_hh above which it happens [S/cm2]; ``raises`` goes by the score instead.
+    liar : str
+        Name of a machine that scores wrongly.
     """
     everywhere = ephys.locations.NrnSeclistLocation("all", seclist_name="all")
     centre = ephys.locations.NrnSeclistCompLocation(
@@ -85,10 +102,10 @@ def create(how: str = "nothing", threshold: float = THRESHOLD) -> ephys.evaluato
         protocols[name] = ephys.protocols.StepProtocol(
             name, step_stimulus=pulse, recordings=[recording]
         )
-        touchy = how == "raises" and name == "fragile"
+        special = TouchyFeature if how == "raises" and name == "fragile" else LyingFeature
         for feature, kind in (
             ("Spikecount", ephys.efeatures.eFELFeature),
-            ("voltage_base", TouchyFeature if touchy else ephys.efeatures.eFELFeature),
+            ("voltage_base", special),
         ):
             wanted = kind(
                 f"{name}.{feature}",
@@ -99,6 +116,7 @@ def create(how: str = "nothing", threshold: float = THRESHOLD) -> ephys.evaluato
                 exp_mean=9.0 if feature == "Spikecount" else -65.0,
                 exp_std=1.0,
             )
+            wanted.liar = liar
             objectives.append(ephys.objectives.SingletonObjective(wanted.name, wanted))
     return ephys.evaluators.CellEvaluator(
         cell_model=cell,

@@ -1,0 +1,244 @@
+"""Faults in the middle of a run on the booted fleet: the short form of ``make chaos``."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from e2e.booted import ADDRESSES, HEAD, PYTHON, WORKERS, Fleet
+from e2e.faults.campaign import (
+    EVOLUTION,
+    Undisturbed,
+    broken_promises,
+    disturbed,
+    table,
+    undisturbed,
+)
+from e2e.faults.disturbed import HOME, USER, DisturbedRun, put_model
+from e2e.faults.kinds import FAULTS
+from e2e.processes import awaited
+from e2e.running import Evolution, misbehaving, quick, scored
+
+# The fleet is made before the first of them, which has a limit of its own.
+pytestmark = pytest.mark.timeout(900, func_only=True)
+
+#: One of each that is quick; what lasts longer is in `make chaos`.
+SHORT = (
+    "engine SIGKILL",
+    "engine and nanny SIGKILL",
+    "client SIGKILL",
+    "worker off and on",
+    "controller SIGKILL",
+    "client SIGTERM",
+    "both workers off, one back, the other",
+    "controller's child SIGKILL",
+    "client SIGINT",
+)
+
+
+@pytest.fixture(scope="module")
+def seed() -> int:
+    """What decides which worker, which child and when; told by a failing test."""
+    found = random.SystemRandom().randrange(10**6)
+    print(f"seed {found}")
+    return found
+
+
+@pytest.fixture(scope="module")
+def peace_at() -> list[Undisturbed]:
+    """The undisturbed run, once it has been made."""
+    return []
+
+
+@pytest.fixture
+def peace(fleet: Fleet, tmp_path: Path, peace_at: list[Undisturbed]) -> Undisturbed:
+    if not peace_at:
+        peace_at.append(undisturbed(fleet, tmp_path))
+    return peace_at[0]
+
+
+def test_run_under_one_fault_after_the_other_comes_to_the_undisturbed_numbers(
+    fleet: Fleet, peace: Undisturbed, seed: int, tmp_path: Path
+) -> None:
+    chance = random.Random(seed)
+    left = [FAULTS[name] for name in SHORT]
+    chance.shuffle(left)
+    runs = []
+    while left:
+        one = disturbed(fleet, left, peace, chance, tmp_path, f"short{len(runs)}")
+        runs.append(one)
+        assert one.injected, "a run was over before its first fault"
+        left = left[len(one.injected) :]
+    print(f"seed {seed}\n{table(runs)}")
+    assert broken_promises(runs) == []
+    told = "".join(path.read_text() for path in tmp_path.glob("*.err"))
+    assert "waiting for engines since" in told
+
+
+def test_worker_with_another_neuron_is_named_and_left_out(fleet: Fleet, tmp_path: Path) -> None:
+    """It would give other scores: not one of them counts."""
+    other = WORKERS[1]
+    site = fleet.done(other, f"{PYTHON} -c 'import neuron; print(neuron.__path__[0])'")
+    metadata = fleet.done(other, f"ls -d {site}-*.dist-info || ls -d {site}_*.dist-info")
+    put_model(fleet, "quick")
+    run = DisturbedRun(fleet, Evolution(quick(), generations=1), "disturbed-mixed", tmp_path)
+    try:
+        fleet.done(other, f"sed -i.kept 's/^Version: .*/Version: 8.2.6/' {metadata}/METADATA")
+        fleet.done(other, "systemctl restart ipengine@1")
+        fleet.engines()
+        run.begin()
+        done = run.to_its_end(120)
+    finally:
+        fleet.done(other, f"mv {metadata}/METADATA.kept {metadata}/METADATA")
+        fleet.done(other, "systemctl restart ipengine@1")
+    assert done.code == 0, done.err
+    assert re.search(
+        rf"engine \d+ is left out: the engine on {other} has neuron 8\.2\.6, this machine has",
+        done.err,
+    )
+    assert {row.host for row in run.scored()} == {WORKERS[0]}
+
+
+def test_verify_names_the_worker_that_scores_wrongly(fleet: Fleet, tmp_path: Path) -> None:
+    put_model(fleet, "misbehaving")
+    liar = WORKERS[1]
+    evolution = Evolution(misbehaving("nothing", liar=liar), offspring=6, generations=2)
+    # Units and wholes differ by host, so individuals are scored whole: that must not hide it.
+    run = DisturbedRun(
+        fleet, evolution, "disturbed-liar", tmp_path, options=("--verify=6", "--unit-timeout=60")
+    )
+    run.begin()
+    done = run.to_its_end(240)
+    assert done.code == 1, done.err
+    assert len(done.errors) == 1
+    assert done.errors[0].startswith(f"error: {liar} scores unit ")
+    assert f"neurofleet repair --without-host {liar}" in done.errors[0]
+    kept = [row for row in run.scored() if row.host != liar]
+    said = fleet.done(
+        HEAD, f"cd {HOME} && neurofleet repair --without-host {liar} {run.name}", user=USER
+    )
+    assert said.startswith(f"kept {len(kept)} scores")
+    assert {row.host for row in run.scored()} == {WORKERS[0]}
+
+
+@pytest.fixture
+def faked_clock(fleet: Fleet) -> Iterator[str]:
+    """A clock for programs on the head that can be set; yields the file that sets it."""
+    install = "DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends"
+    fleet.done(HEAD, f"dpkg -s libfaketime >/dev/null 2>&1 || {install} libfaketime", limit_s=200)
+    file = "/var/lib/neurofleet/work/clock"
+    fleet.done(HEAD, f"echo +0 > {file}; chmod 644 {file}")
+    library = fleet.done(HEAD, "ls /usr/lib/*/faketime/libfaketime.so.1")
+    words = (
+        f"LD_PRELOAD={library} FAKETIME_TIMESTAMP_FILE={file} FAKETIME_NO_CACHE=1"
+        " FAKETIME_DONT_FAKE_MONOTONIC=1 FAKETIME_DISABLE_SHM=1"
+    )
+    folder = "/run/systemd/system/ipcontroller.service.d"
+    fleet.done(
+        HEAD,
+        f"mkdir -p {folder} && printf '[Service]\\nEnvironment={words}\\n' > {folder}/clock.conf"
+        " && systemctl daemon-reload && systemctl restart ipcontroller",
+    )
+    try:
+        yield f"{file} {words}"
+    finally:
+        fleet.done(
+            HEAD, f"rm -r {folder} && systemctl daemon-reload && systemctl restart ipcontroller"
+        )
+        fleet.engines()
+
+
+@pytest.mark.parametrize("jump", ["+3600", "-3600"])
+def test_clock_of_the_head_that_jumps_by_an_hour_ends_nothing(
+    fleet: Fleet, faked_clock: str, tmp_path: Path, jump: str
+) -> None:
+    file, _, words = faked_clock.partition(" ")
+    fleet.engines()
+    put_model(fleet, "quick")
+    evolution = Evolution(quick(stretch=10.0), offspring=6, generations=2)
+    run = DisturbedRun(
+        fleet, evolution, f"disturbed-clock{jump[0]}", tmp_path,
+        options=("--unit-timeout=60", "--engine-timeout=60"), environment=words,
+    )  # fmt: skip
+    run.begin()
+    run.wait_until_computing()
+    before = fleet.restarts(HEAD, "ipcontroller")
+    scored(run.directory, 3, run.client)
+    fleet.done(HEAD, f"echo {jump} > {file}")
+    done = run.to_its_end(120)
+    assert done.code == 0, done.err
+    assert {row.status for row in run.scored()} == {"ok"}
+    assert "connecting to" not in done.err
+    assert fleet.restarts(HEAD, "ipcontroller") == before
+    said = run.status()
+    hour = abs(said["updated"] - said["started"])
+    assert 3000 < hour < 4200, "the jump was felt"
+
+
+def test_run_directory_that_fills_up_loses_nothing(fleet: Fleet, tmp_path: Path) -> None:
+    """A full disk ends the run with one line; with space again it goes on."""
+    put_model(fleet, "quick")
+    evolution = Evolution(quick(), offspring=6, generations=6)
+    full = f"{HOME}/disturbed-full"
+    fleet.done(
+        HEAD,
+        f"mkdir {full} && mount -t tmpfs -o size=64k,mode=0777 none {full}"
+        f" && mkdir {full}/run && chown {USER} {full}/run",
+    )
+    try:
+        run = DisturbedRun(fleet, evolution, "disturbed-full/run", tmp_path)
+        run.begin()
+        done = run.to_its_end(120)
+        assert done.code in (1, 2), done.err
+        assert len(done.errors) == 1
+        assert "No space left" in done.errors[0] or "disk is full" in done.errors[0]
+        count = f"{PYTHON} -c \"import sqlite3; print(sqlite3.connect('{full}/run/scores.sqlite')"
+        count += ".execute('select count(*) from score').fetchone()[0])\""
+        kept = int(fleet.done(HEAD, count))
+        fleet.done(HEAD, f"mount -o remount,size=64m {full}")
+        run.begin()
+        again = run.to_its_end(120)
+        assert again.code == 0, again.err
+        simulated, _, _ = again.counts
+        assert int(fleet.done(HEAD, count)) == kept + simulated
+    finally:
+        fleet.done(HEAD, f"umount {full} && rmdir {full}")
+
+
+def test_worker_reads_no_secret_of_the_head_and_no_run_of_anybody(fleet: Fleet) -> None:
+    """A task runs as the engines' user; what it may read is what it could send home."""
+    task = (
+        "import glob, json, os; tried = ['/etc/shadow', '/root/.ssh/authorized_keys',"
+        f" '{HOME}/.ssh/authorized_keys', *glob.glob('/etc/ssh/ssh_host_*_key')];"
+        "print(json.dumps([name for name in tried if os.access(name, os.R_OK)]),"
+        " os.path.exists('/var/lib/neurofleet/ipython/profile_neurofleet/security/keys.json'))"
+    )
+    said = fleet.done(
+        HEAD,
+        "cd && printf '%s\\n' 1 2 > items.jsonl && cat > reads.py <<'END'\n"
+        "def reads(_item):\n    import contextlib, io\n    text = io.StringIO()\n"
+        f"    with contextlib.redirect_stdout(text):\n        exec({task!r})\n"
+        "    return text.getvalue()\nEND\n"
+        "rm -rf reads-run && neurofleet map reads:reads items.jsonl --run-dir reads-run"
+        " --output reads.out && cat reads.out",
+        user=USER,
+    )
+    assert said.count("[] False") == 2, said
+
+
+def test_messages_that_are_too_large_or_sent_again_are_dropped(fleet: Fleet) -> None:
+    main = fleet.done(HEAD, "systemctl show --property=MainPID --value ipcontroller")
+    sent = fleet.client(WORKERS[0], "replay.py", ADDRESSES[HEAD])
+    assert sent.code == 0, sent.err
+    assert sent.out.split() == ["answered", "dropped"], sent.out
+    awaited(lambda: fleet.verification(30).code == 0, 60, "the fleet is whole")
+    assert fleet.done(HEAD, "systemctl show --property=MainPID --value ipcontroller") == main
+
+
+def test_evolution_of_the_campaign_is_long_enough() -> None:
+    """A fault needs a run to hit: several of them, at a few seconds each."""
+    assert EVOLUTION.offspring * EVOLUTION.generations * 3 >= 200
