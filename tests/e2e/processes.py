@@ -70,13 +70,19 @@ def controllers(mark: str) -> list[psutil.Process]:
 
 
 def awaited(condition: Callable[[], Found], limit_s: float, what: str) -> Found:
-    """Return the condition's value once it is true; fail when that takes too long."""
+    """Return the condition's value once it is true; fail when that takes too long.
+
+    A condition that is costly to ask is asked less often: what it is about needs the processor.
+    """
     deadline = time.monotonic() + limit_s
-    while not (value := condition()):
-        if time.monotonic() > deadline:
+    while True:
+        asked = time.monotonic()
+        if value := condition():
+            return value
+        now = time.monotonic()
+        if now > deadline:
             raise AssertionError(f"not within {limit_s:g} s: {what}")
-        time.sleep(0.02)
-    return value
+        time.sleep(min(1.0, max(0.02, 3 * (now - asked))))
 
 
 def end(processes: Iterable[psutil.Process]) -> None:

@@ -33,10 +33,11 @@ def bare() -> Iterator[SlurmCluster]:
         pytest.skip("booting machines takes root")
     if not (ROOT / ".venv-control/bin/ansible-playbook").exists():
         pytest.skip("no Ansible here: scripts/environment .venv-control control")
-    kept = os.environ.get("NEUROFLEET_KEEP_SLURM")
-    yield machines.up()
-    if not kept:
-        machines.down()
+    try:
+        yield machines.up()
+    finally:
+        if not os.environ.get("NEUROFLEET_KEEP_SLURM"):
+            machines.down()
 
 
 @pytest.fixture(scope="session")
