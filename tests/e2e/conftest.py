@@ -21,6 +21,8 @@ from e2e.booted import Made
 from e2e.processes import MARK, awaited, command, end, processes_with
 from e2e.running import Bench, Upstream
 
+#: L5PC with 8 individuals, on a machine that does other things as well [s].
+L5PC_LIMIT_S = 900.0
 #: How long processes may take to notice that nobody needs them [s].
 GONE_WITHIN_S = 60.0
 
@@ -62,6 +64,18 @@ def bench(mark: str, tmp_path: Path, cache: Path) -> Iterator[Bench]:
 def upstream(tmp_path_factory: pytest.TempPathFactory) -> Upstream:
     """BluePyOpt's own runs of the models."""
     return Upstream(tmp_path_factory.mktemp("upstream"))
+
+
+@pytest.fixture(scope="session")
+def local_l5pc(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Path:
+    """L5PC, seed 42, offspring 4, two generations, on two local engines: its run directory."""
+    bench = Bench(tmp_path_factory.mktemp("l5pc"), cache)
+    done = bench.start(
+        "opt_l5pc", "--start", "--ipyparallel", "--engines=2", "--offspring_size=4",
+        "--max_ngen=2", "--seed=42", "--no-report", "--run-dir=run",
+    ).ended(L5PC_LIMIT_S)  # fmt: skip
+    assert done.code == 0, done.err
+    return bench.directory("run")
 
 
 @pytest.fixture(scope="session")

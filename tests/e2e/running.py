@@ -313,6 +313,14 @@ def rows(run: Path) -> list[Row]:
         return [Row(*row) for row in found]
 
 
+Scores = Mapping[tuple[str, bytes], bytes]
+
+
+def scores(found: list[Row]) -> Scores:
+    """Return scores by unit and parameters."""
+    return {(row.unit, row.parameters): row.scores for row in found}
+
+
 def phases(run: Path) -> dict[int, tuple[int, int]]:
     """Return (simulated, stored) summed over the phases of each generation."""
     with contextlib.closing(sqlite3.connect(run / "scores.sqlite", timeout=30)) as db:

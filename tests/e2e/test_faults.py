@@ -13,6 +13,7 @@ from e2e.processes import awaited, controllers, engines_simulating, processes_wi
 from e2e.running import (
     Bench,
     Evolution,
+    Scores,
     Upstream,
     course,
     differences,
@@ -20,14 +21,13 @@ from e2e.running import (
     quick,
     rows,
     scored,
+    scores,
 )
 
 pytestmark = pytest.mark.timeout(240)
 
 #: Units of about 0.3, 0.5 and 1 s: long enough to be hit in the middle.
 LONG = Evolution(quick(stretch=10.0), offspring=4)
-#: By unit and parameters.
-Scores = dict[tuple[str, bytes], bytes]
 #: Of misbehaving's first generations some individuals fail and some do not.
 FEW = 4
 
@@ -42,7 +42,7 @@ def healthy(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Scores:
     control = Evolution(misbehaving("nothing"), FEW, generations=1)
     done = bench.optimise(control, backend="serial").ended()
     assert done.code == 0, done.err
-    return {(row.unit, row.parameters): row.scores for row in rows(bench.directory("run"))}
+    return scores(rows(bench.directory("run")))
 
 
 @pytest.mark.parametrize(
@@ -75,12 +75,12 @@ def test_unit_that_fails_gets_its_penalty_and_the_engine_lives(
         assert row.unit == "fragile"
         assert row.status == status
         assert reason in row.reason
-        scores = array.array("d", row.scores)
+        values = array.array("d", row.scores)
         if how == "raises":  # the objective beside it keeps its score
-            assert scores[0] == array.array("d", healthy[row.unit, row.parameters])[0]
-            assert scores[1] == 250.0
+            assert values[0] == array.array("d", healthy[row.unit, row.parameters])[0]
+            assert values[1] == 250.0
         else:
-            assert list(scores) == [250.0, 250.0]
+            assert list(values) == [250.0, 250.0]
     for row in found:
         if row.status == "ok":
             assert row.scores == healthy[row.unit, row.parameters]

@@ -14,15 +14,13 @@ from e2e.booted import Fleet
 from e2e.faults.disturbed import (
     COUNTED,
     DisturbedRun,
-    Scores,
     forget_runs,
     forget_simulated,
     put_model,
-    scores,
     simulated,
 )
 from e2e.faults.kinds import Fault, Scene
-from e2e.running import Evolution, differences, quick
+from e2e.running import Evolution, Scores, differences, quick, scores
 
 #: 240 units of 0.3, 0.5 and 1 s: more than a minute on two engines.
 EVOLUTION = Evolution(quick(stretch=10.0, log=COUNTED), offspring=16, generations=5)

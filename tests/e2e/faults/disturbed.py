@@ -9,7 +9,6 @@ import shlex
 import shutil
 import time
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -157,11 +156,3 @@ def simulated() -> Counter[str]:
 def keep(run: DisturbedRun, target: Path) -> None:
     """Copy a run directory to this computer, to look at it."""
     shutil.copytree(run.directory, target, ignore=shutil.ignore_patterns("engines"))
-
-
-Scores = Mapping[tuple[str, bytes], bytes]
-
-
-def scores(found: list[Row]) -> Scores:
-    """Return the scores by unit and parameters."""
-    return {(row.unit, row.parameters): row.scores for row in found}

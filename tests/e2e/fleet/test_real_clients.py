@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from e2e.booted import CLIENTS, HEAD, ROOT, WORKERS, Fleet, Made
-from e2e.running import Bench, course, differences, rows
+from e2e.running import course, differences, rows, scores
 from neurofleet.workloads import l5pc
 
 # The fleet is made before the first of them, which has a limit of its own.
@@ -20,20 +20,14 @@ pytestmark = pytest.mark.timeout(900, func_only=True)
 RUN = "l5pc-seed42-offspring4"
 
 
-def test_l5pc_of_make_fleet_is_bit_for_bit_the_local_one(made: Made, bench: Bench) -> None:
+def test_l5pc_of_make_fleet_is_bit_for_bit_the_local_one(made: Made, local_l5pc: Path) -> None:
     fetched = ROOT / "neurofleet-runs" / f"fleet-{RUN}"
     assert f"report: {fetched}/report.html\n" in made.said.err
     assert (fetched / "report.html").stat().st_size > 100_000
-    local = bench.start(
-        "opt_l5pc", "--start", "--ipyparallel", "--engines=2", "--offspring_size=4",
-        "--max_ngen=2", "--seed=42", "--checkpoint=check.pkl", "--no-report",
-    ).ended(600)  # fmt: skip
-    assert local.code == 0, local.err
-    assert not differences(course(fetched / "checkpoint.pkl"), course(bench.cwd / "check.pkl"))
+    checkpoint = "checkpoint.pkl"
+    assert not differences(course(fetched / checkpoint), course(local_l5pc / checkpoint))
     assert {row.host for row in rows(fetched)} == set(WORKERS)
-    scores = {(row.unit, row.parameters): row.scores for row in rows(fetched)}
-    here = bench.cwd / "neurofleet-runs" / RUN
-    assert scores == {(row.unit, row.parameters): row.scores for row in rows(here)}
+    assert scores(rows(fetched)) == scores(rows(local_l5pc))
 
 
 def test_upstreams_own_script_runs_with_the_fleets_profile(fleet: Fleet, tmp_path: Path) -> None:
