@@ -6,7 +6,7 @@ CONTROL := .venv-control
 COMPILE := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
   --no-emit-index-url --custom-compile-command "make locks"
 
-.PHONY: demo fleet fleet-down test test-long check chaos bench locks variables clean
+.PHONY: demo fleet fleet-down test check chaos bench locks variables clean
 
 demo: ## optimise L5PC on this machine's cores: 4 individuals, 2 generations, seed 42
 	scripts/environment $(VENV) fleet
@@ -21,12 +21,6 @@ fleet-down: ## end and remove them
 test: check ## all linters, all tests
 	scripts/test-machine
 	scripts/test
-
-test-long: ## the tests on a real Slurm and of a whole fleet on AWS (moto), as root
-	scripts/environment $(VENV) test
-	scripts/environment $(CONTROL) control
-	scripts/environment $(CONTROL) cloud
-	$(BIN)/pytest tests/e2e/aws tests/e2e/slurm
 
 check: ## the linters
 	scripts/environment $(VENV) test
