@@ -49,7 +49,9 @@ class Cloud:
             )
         assert self.process.stdout is not None
         self.endpoint = self.process.stdout.readline().strip()
-        assert self.endpoint.startswith("http"), log.read_text()
+        if not self.endpoint.startswith("http"):
+            self.close()
+            raise AssertionError(log.read_text())
 
     def close(self) -> None:
         """End it, and its machines."""

@@ -87,21 +87,16 @@ class DisturbedRun:
     def running(self) -> bool:
         return self.client.running()
 
-    def computing(self, engines: int = len(WORKERS)) -> bool:
-        """Tell whether the client sees so many engines, now."""
-        said = self.status()
-        return (
-            said.get("state") == "running"
-            and said.get("engines", 0) >= engines
-            and said.get("busy", 0) > 0
-        )
+    def scored_since(self, moment: float) -> set[str]:
+        """Return the machines that have begun and scored a unit since a moment [s since 1970]."""
+        return {row.host for row in self.scored() if row.started > moment}
 
-    def wait_until_computing(self, engines: int = len(WORKERS), limit_s: float = LIMIT_S) -> float:
-        """Wait until so many engines compute, or the run has ended; return how long [s]."""
-        since = time.monotonic()
+    def wait_until_computing(self, hosts: int = len(WORKERS), limit_s: float = LIMIT_S) -> float:
+        """Wait until so many machines score units, or the run has ended; return how long [s]."""
+        since, moment = time.monotonic(), time.time()
         awaited(
-            lambda: not self.running() or self.computing(engines), limit_s,
-            f"{engines} engines compute; the run says {self.status()}",
+            lambda: not self.running() or len(self.scored_since(moment)) >= hosts, limit_s,
+            f"{hosts} machine(s) score units; the run says {self.status()}",
         )  # fmt: skip
         return time.monotonic() - since
 

@@ -97,7 +97,7 @@ def _all_workers_off(scene: Scene) -> None:
     awaited(lambda: not scene.run.running() or waiting(), 90, "the run says that it waits")
     back = scene.worker
     power.on(back)
-    scene.run.wait_until_computing(1)
+    scene.run.wait_until_computing(hosts=1)
     power.on(next(worker for worker in WORKERS if worker != back))
 
 

@@ -101,6 +101,7 @@ class Machines:
         fleet = self._fleet
         local.install_packages()
         fleet.directory.mkdir(parents=True)
+        fleet.cache.mkdir(parents=True, exist_ok=True)
         local.write(fleet.directory / "bridge", fleet.bridge)
         self._image = local.make_image(fleet)
         local.make_network(fleet)
