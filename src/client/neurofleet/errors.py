@@ -34,8 +34,7 @@ class FleetError(Exception):
 
     def __str__(self) -> str:
         """One line, whatever the parts contain."""
-        text = f"{self.what}. {self.remedy}." if self.remedy else f"{self.what}."
-        return " ".join(text.split())
+        return one_line(f"{self.what}. {self.remedy}." if self.remedy else f"{self.what}.")
 
 
 def _rebuild(kind: type[FleetError], what: str, remedy: str) -> FleetError:
@@ -78,6 +77,14 @@ class Interrupted(FleetError):
     """A person or a time limit ended the run; what was scored is kept."""
 
     exit_code = 130
+
+
+def one_line(text: str) -> str:
+    """Return a text as one line that does nothing to a terminal."""
+    plain = " ".join(text.split())
+    return "".join(
+        char if char.isprintable() else char.encode("unicode_escape").decode() for char in plain
+    )
 
 
 def first_line(error: BaseException) -> str:

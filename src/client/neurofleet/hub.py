@@ -8,14 +8,17 @@ and engines can reach the registration port only.
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from neurofleet.files import count, read_object, text, words
+
 #: How long the hub has to answer [s].
 ANSWER_TIMEOUT_S = 5.0
+#: Length of a CURVE key as text [characters].
+CURVE_KEY = 40
 
 
 @dataclass(frozen=True)
@@ -51,8 +54,38 @@ class HubAddress:
 
     @classmethod
     def from_file(cls, path: Path) -> HubAddress:
-        """Read a connection file."""
-        return cls.from_connection(json.loads(path.read_text()))
+        """Read a connection file.
+
+        Raises
+        ------
+        OSError
+            It cannot be read.
+        ValueError
+            It is no connection file.
+        """
+        return cls.from_connection(read_connection(path))
+
+
+def read_connection(path: Path) -> dict[str, Any]:
+    """Return a connection file's content, checked as far as ipyparallel relies on it.
+
+    Raises
+    ------
+    OSError
+        It cannot be read.
+    ValueError
+        It is no connection file.
+    """
+    content = read_object(path)
+    for key in ("interface", "key", "signature_scheme"):
+        text(content, key)
+    if not content["signature_scheme"].startswith("hmac-"):
+        raise ValueError(f"{content['signature_scheme']!r} signs no messages")
+    if not 0 < count(content, "registration") < 65536:
+        raise ValueError(f"{content['registration']} is no port")
+    if content.get("curve_serverkey") and len(words(content, "curve_serverkey")) != CURVE_KEY:
+        raise ValueError("its curve_serverkey is no key")
+    return content
 
 
 def registered_engines(

@@ -20,6 +20,7 @@ from neurofleet.engine.warm_process import WarmProcess
 from neurofleet.errors import FleetError, Interrupted, RunDirectoryError, UsageError
 from neurofleet.evolution import Settings, State, evolve
 from neurofleet.farm import Farm, FarmState
+from neurofleet.files import read_object
 from neurofleet.model import Bundle, EvaluatorSpec, pack
 from neurofleet.report import write_report
 from neurofleet.rundir import RunDirectory, this_machine, write_whole
@@ -386,7 +387,7 @@ def simulate_traces(
 ) -> None:
     """Simulate one individual once more and keep its voltage traces for the report."""
     with contextlib.suppress(OSError, ValueError, KeyError):
-        if json.loads(directory.best.read_text())["parameters"] == parameters:
+        if read_object(directory.best)["parameters"] == parameters:
             return
     view.says("simulating the best individual's traces for the report")
     warm = WarmProcess(*host_cache.ensure_compiled(bundle.digest))

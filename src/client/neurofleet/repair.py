@@ -19,6 +19,7 @@ from typing import Any
 import filelock
 
 from neurofleet.errors import RunDirectoryError, WorkloadFailed
+from neurofleet.rundir import RunDirectory
 from neurofleet.store import FILE, PAGE_SIZE, SCHEMA, connect, is_sound
 
 #: Kinds of pages that hold records.
@@ -43,11 +44,12 @@ def repair(directory: Path) -> tuple[Path, int, int]:
     Raises
     ------
     RunDirectoryError
-        There is no store, or another process holds it.
+        There is no store, it is another user's, or another process holds it.
     WorkloadFailed
         There is no room for the repaired one; nothing was changed.
     """
     path = directory / FILE
+    RunDirectory(directory).refuse_foreign()
     if not path.exists():
         raise RunDirectoryError(
             f"there is no store in {str(directory)!r}", remedy="Name a run directory"

@@ -16,7 +16,7 @@ from typing import Any, TypeVar, cast
 import click
 
 from neurofleet import __version__, safe_point
-from neurofleet.errors import FleetError, UsageError
+from neurofleet.errors import FleetError, UsageError, one_line
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -214,7 +214,7 @@ def run_options(command: Command) -> Command:
 
 
 def _say(text: str, code: int) -> int:
-    click.echo(f"error: {' '.join(text.split())}", err=True)
+    click.echo(f"error: {one_line(text)}", err=True)
     return code
 
 

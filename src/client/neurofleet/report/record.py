@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 from neurofleet import checkpoint
 from neurofleet.engine.outcome import Description
 from neurofleet.errors import RunDirectoryError, WorkloadFailed
+from neurofleet.files import read_object
 from neurofleet.report import scores
 from neurofleet.rundir import RunDirectory
 from neurofleet.store import FILE as STORE_FILE
@@ -138,7 +138,7 @@ def read(directory: Path) -> Record:
     try:
         description = Description.from_json(about["description"])
         digest = str(about["model"]["digest"])
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise RunDirectoryError(
             f"{str(files.about)!r} does not describe the model ({type(error).__name__}: {error})",
             remedy="Run the same command again: it replays from the scores and writes it anew",
@@ -232,7 +232,7 @@ def _progress(logbook: Sequence[Mapping[str, Any]]) -> Progress:
 def _traces(path: Path, parameters: tuple[float, ...]) -> Traces:
     """Read the recordings, if they are of the individual with these parameters."""
     try:
-        data = json.loads(path.read_text())
+        data = read_object(path)
         if _floats(data["parameters"]) != parameters:
             return Traces("stale")
         if data["status"] != "ok":
