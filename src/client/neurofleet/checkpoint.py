@@ -106,6 +106,8 @@ def read(path: Path) -> dict[str, Any]:
             if found[len(content) :] != _hash(content):
                 raise ValueError("its hash is another")
             unpickler = _Quick
+        elif MARK in content:
+            raise ValueError("something follows it")
         return _checked(unpickler(io.BytesIO(content)).load())  # type: ignore[call-arg,attr-defined]
     except Exception as error:  # unpickling raises anything
         raise RunDirectoryError(

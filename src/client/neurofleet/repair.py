@@ -117,9 +117,8 @@ def _salvage(content: bytes, new: sqlite3.Connection) -> tuple[int, int]:
         if not is_sound(row[1:]) or row[0] not in now:
             lost += 1
             continue
-        for context in now[row[0]]:
-            _insert(new, "score", [context, *row[1:]])
-        kept += 1
+        # A list: each is to be put there. A row that is in the file twice is one score.
+        kept += any([_insert(new, "score", [context, *row[1:]]) for context in now[row[0]]])
     for _, row in found.get(_PHASE, []):
         if all(isinstance(value, int | float) for value in row):
             _insert(new, "phase", row)
@@ -130,8 +129,10 @@ def _salvage(content: bytes, new: sqlite3.Connection) -> tuple[int, int]:
     return kept, lost
 
 
-def _insert(new: sqlite3.Connection, table: str, row: list[Any]) -> None:
-    new.execute(f"INSERT OR IGNORE INTO {table} VALUES ({','.join('?' * len(row))})", row)
+def _insert(new: sqlite3.Connection, table: str, row: list[Any]) -> bool:
+    """Put a row there; tell whether it was not there already."""
+    values = ",".join("?" * len(row))
+    return new.execute(f"INSERT OR IGNORE INTO {table} VALUES ({values})", row).rowcount > 0
 
 
 def _records(content: bytes) -> Iterator[tuple[int, int, list[Any]]]:
