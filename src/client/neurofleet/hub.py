@@ -8,7 +8,9 @@ and engines can reach the registration port only.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+import hashlib
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,10 @@ from neurofleet.files import count, read_object, text, words
 ANSWER_TIMEOUT_S = 5.0
 #: Length of a CURVE key as text [characters].
 CURVE_KEY = 40
+#: Ways of ZeroMQ's to send messages.
+TRANSPORTS = ("tcp://", "ipc://")
+#: What clients have connections for, besides the registration.
+CLIENT_CHANNELS = ("control", "mux", "task", "iopub", "notification", "broadcast")
 
 
 @dataclass(frozen=True)
@@ -66,8 +72,14 @@ class HubAddress:
         return cls.from_connection(read_connection(path))
 
 
-def read_connection(path: Path) -> dict[str, Any]:
+def read_connection(path: Path, channels: Sequence[str] = ()) -> dict[str, Any]:
     """Return a connection file's content, checked as far as ipyparallel relies on it.
+
+    Parameters
+    ----------
+    path : Path
+    channels : sequence of str
+        What has a port besides the registration.
 
     Raises
     ------
@@ -77,14 +89,29 @@ def read_connection(path: Path) -> dict[str, Any]:
         It is no connection file.
     """
     content = read_object(path)
-    for key in ("interface", "key", "signature_scheme"):
+    for key in ("interface", "key", "signature_scheme", "location"):
         text(content, key)
-    if not content["signature_scheme"].startswith("hmac-"):
-        raise ValueError(f"{content['signature_scheme']!r} signs no messages")
-    if not 0 < count(content, "registration") < 65536:
-        raise ValueError(f"{content['registration']} is no port")
+    signs, _, how = content["signature_scheme"].partition("-")
+    if signs != "hmac" or how not in hashlib.algorithms_available:
+        raise ValueError("its signature_scheme is none")
+    if not content["interface"].startswith(TRANSPORTS):
+        raise ValueError("its interface is no address")
+    for channel in ("registration", *channels):
+        if not 0 < count(content, channel) < 65536:
+            raise ValueError(f"{channel!r} is no port")
     if content.get("curve_serverkey") and len(words(content, "curve_serverkey")) != CURVE_KEY:
         raise ValueError("its curve_serverkey is no key")
+    # It becomes a word of ssh's command line.
+    if content.get("ssh") and not re.fullmatch(r"[\w.@:][\w.@:-]*", words(content, "ssh")):
+        raise ValueError("its ssh is no host")
+    return content
+
+
+def read_client_connection(path: Path) -> dict[str, Any]:
+    """Return a clients' connection file; raises as ``read_connection``."""
+    content = read_connection(path, CLIENT_CHANNELS)
+    for key in ("task_scheme", "pack", "unpack"):
+        text(content, key)
     return content
 
 

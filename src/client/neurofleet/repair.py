@@ -117,8 +117,8 @@ def _salvage(content: bytes, new: sqlite3.Connection) -> tuple[int, int]:
         if not is_sound(row[1:]) or row[0] not in now:
             lost += 1
             continue
-        # A list: each is to be put there. A row that is in the file twice is one score.
-        kept += any([_insert(new, "score", [context, *row[1:]]) for context in now[row[0]]])
+        new_ones = [_insert(new, "score", [context, *row[1:]]) for context in now[row[0]]]
+        kept += any(new_ones)  # one that is in the file twice is one score
     for _, row in found.get(_PHASE, []):
         if all(isinstance(value, int | float) for value in row):
             _insert(new, "phase", row)

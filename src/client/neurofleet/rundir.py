@@ -58,6 +58,13 @@ class RunDirectory:
         """BluePyOpt's checkpoint, unless the user put it elsewhere."""
         return self.path / "checkpoint.pkl"
 
+    def checkpoint_of(self, about: Mapping[str, Any]) -> Path:
+        """Return the checkpoint that a record names, or the one here if that has moved."""
+        named = Path(about.get("checkpoint") or self.checkpoint)
+        # A copy of a run directory names the checkpoint in the original.
+        copied = named.name == self.checkpoint.name and self.checkpoint.exists()
+        return self.checkpoint if copied or not named.exists() else named
+
     @property
     def best(self) -> Path:
         """Traces of the best individual."""

@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 
 from neurofleet.cli import l5pc
 from neurofleet.cli import main as neurofleet
+from neurofleet.errors import FleetError
 
 #: Inputs that each kind is given, and that it was given.
 WANTED: dict[str, int] = {}
@@ -121,12 +122,15 @@ DAMAGE = st.one_of(
 
 #: Texts that end up in names, paths, options, messages.
 EVIL_TEXTS = (
-    "", " ", "-", "--", "-1", "0", "nan", "inf", "-inf", "1e999", "1e-999", "9" * 400, "-" + "9" * 40,
-    "1_000", "0x10", "٣", "../../etc/passwd", "/", "/dev/null", "/dev/full", ".", "..",
-    "a\nb", "a\r\nerror: b", "\x1b[2J\x1b]0;gone\x07", "$(touch gone)", "`touch gone`", "; touch gone",
-    "%s%n{0}{x.__class__}", "x" * 300, "x" * 5000, "ﷺ" * 20, "\u202edrowssap", "a" * 200 + "/" + "b" * 200,
-    "null", "[]", "{}", "{", '{"a": NaN}', '{"a": 1e999}', "[" * 100_000, '{"a":' * 5000, "9" * 5000,
-    "module:callable", ":", "a:b:c", "os:system", "evaluator:create.__globals__", "*", "[z-a]", "**/*",
+    "", " ", "-", "--", "-1", "0", "nan", "inf", "-inf", "1e999", "1e-999", "9" * 400,
+    "-" + "9" * 40, "1_000", "0x10", "٣", "../../etc/passwd", "/", "/dev/null", "/dev/full",
+    ".", "..",
+    "a\nb", "a\r\nerror: b", "\x1b[2J\x1b]0;gone\x07", "$(touch gone)", "`touch gone`",
+    "; touch gone", "%s%n{0}{x.__class__}", "x" * 300, "x" * 5000, "ﷺ" * 20, "\u202edrowssap",
+    "a" * 200 + "/" + "b" * 200, "null", "[]", "{}", "{", '{"a": NaN}', '{"a": 1e999}',
+    "[" * 100_000,
+    '{"a":' * 5000, "9" * 5000, "module:callable", ":", "a:b:c", "os:system",
+    "evaluator:create.__globals__", "*", "[z-a]", "**/*",
 )  # fmt: skip
 #: As they may come from a command line: everything but NUL, also bytes that are no UTF-8.
 ARGUMENTS = st.one_of(
@@ -145,18 +149,19 @@ JSON_VALUES = st.one_of(
     st.sampled_from([[], {}, [[]], [{}], {"": None}, [None], [1, "a"], {"a": {"b": []}}]),
     st.recursive(
         st.none() | st.integers() | st.text(max_size=5),
-        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+        lambda inner: (
+            st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3)
+        ),
         max_leaves=6,
     ),
-)  # fmt: skip
+)
 
 
 def _paths(value: Any, above: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     """Return where values stand in JSON."""
     inside: list[tuple[Any, ...]] = [above] if above else []
-    entries = value.items() if isinstance(value, dict) else enumerate(value)
     if isinstance(value, dict | list):
-        for key, entry in entries:
+        for key, entry in value.items() if isinstance(value, dict) else enumerate(value):
             inside += _paths(entry, (*above, key))
     return inside
 
@@ -231,6 +236,12 @@ def command(*words: str | Path, cwd: Path, program: str = "neurofleet") -> Done:
     return Done(typed, ended.value.code, *told)
 
 
+def assert_in_words(error: FleetError) -> None:
+    """Check that an error is a line that a person can read."""
+    assert str(error).isprintable(), error
+    assert len(str(error)) < 4000, error
+
+
 def assert_documented(done: Done) -> Done:
     """Check what every command promises: a documented code, and one line if it is not 0."""
     said = done.out + done.err
@@ -241,5 +252,5 @@ def assert_documented(done: Done) -> Done:
     assert len(errors) == (done.code != 0), done
     for line in errors:
         assert line.isprintable(), done
-        assert len(line) < 20_000
+        assert len(line) < 20_000, done
     return done

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from neurofleet.errors import EnginesUnreachable, first_line
-from neurofleet.hub import read_connection
+from neurofleet.hub import read_client_connection
 from neurofleet.manifest import Manifest
 
 #: How long the controller has to answer [s].
@@ -49,7 +49,7 @@ class ProfileEngines:
         try:
             file = self._fleet.client_file if self._fleet else _connection_file(self._profile)
             self.connection_file = str(file)
-            read_connection(file)
+            read_client_connection(file)
             return ipyparallel.Client(self.connection_file, timeout=HUB_TIMEOUT_S)
         except (OSError, TimeoutError, ValueError) as error:
             whose = f"the {self.name}" if self._fleet else f"the IPython {self.name}"

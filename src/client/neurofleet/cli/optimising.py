@@ -52,7 +52,7 @@ def trace_best(run_dir: Path) -> None:
         model, where = about["model"], Path(about["model"]["directory"])
         spec, digest = EvaluatorSpec.from_json(model["evaluator"]), model["digest"]
         exclude = [words({"exclude": one}, "exclude") for one in entries(model, "exclude")]
-        name, file = words(about, "name"), Path(words(about, "checkpoint"))
+        name = words(about, "name")
     except (KeyError, ValueError) as error:
         raise RunDirectoryError(
             f"{str(directory.about)!r} does not describe the model ({error})",
@@ -64,9 +64,13 @@ def trace_best(run_dir: Path) -> None:
             f"the model in {str(where)!r} has changed since the run",
             remedy="Put its files back as they were",
         )
-    best = checkpoint.read(file)["halloffame"][0]
+    best = checkpoint.read(directory.checkpoint_of(about))["halloffame"]
+    if not len(best):
+        raise RunDirectoryError(
+            f"the run in {str(run_dir)!r} has no best individual", remedy="Run its command again"
+        )
     with Watcher(name, 0, live=False) as watcher:
-        simulate_traces(directory, bundle, [float(value) for value in best], watcher)
+        simulate_traces(directory, bundle, [float(value) for value in best[0]], watcher)
 
 
 def _summary(result: Result) -> str:

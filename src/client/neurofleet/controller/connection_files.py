@@ -26,10 +26,10 @@ from typing import Any
 
 from neurofleet.errors import FleetError, UsageError
 from neurofleet.files import count, entries, read_object, text
+from neurofleet.hub import CLIENT_CHANNELS
 
 #: The order in which ipyparallel hands out ports to channels.
 ENGINE_CHANNELS = ("registration", "control", "mux", "task", "iopub", "hb_ping", "hb_pong")
-CLIENT_CHANNELS = ("control", "mux", "task", "iopub", "notification", "broadcast")
 #: Engine ports after those of ENGINE_CHANNELS: leaves of the broadcast scheduler.
 BROADCAST_LEAVES = 2
 #: Written by one role, read by the controller's user only.

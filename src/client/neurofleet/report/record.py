@@ -165,10 +165,7 @@ def read(directory: Path) -> Record:
 
 
 def _read_checkpoint(files: RunDirectory, about: Mapping[str, Any]) -> Mapping[str, Any]:
-    named = about.get("checkpoint")
-    path = Path(named) if named else files.checkpoint
-    if not path.exists():
-        path = files.checkpoint  # the run directory may have been moved, its record has not
+    path = files.checkpoint_of(about)
     if not path.exists():
         raise RunDirectoryError(
             f"the run in {str(files.path)!r} has finished no generation yet",
