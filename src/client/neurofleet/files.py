@@ -15,7 +15,7 @@ import reprlib
 import stat
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, BinaryIO, TextIO, TypeVar
 
 from neurofleet.errors import UsageError
 
@@ -32,6 +32,16 @@ def open_plain(path: Path) -> BinaryIO:
     except BaseException:
         os.close(number)
         raise
+
+
+def open_input(path: Path, encoding: str = "utf-8", newline: str | None = None) -> TextIO:
+    """Open a text that a person named: a file or a pipe; a device, without end, is an OSError."""
+    file = path.open(encoding=encoding, newline=newline)
+    mode = os.fstat(file.fileno()).st_mode
+    if stat.S_ISREG(mode) or stat.S_ISFIFO(mode):
+        return file
+    file.close()
+    raise OSError(errno.EINVAL, "it is no file", str(path))
 
 
 def user_name(uid: int) -> str:

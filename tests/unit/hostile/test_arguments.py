@@ -25,7 +25,8 @@ from unit.support import PURE_PYTHON, snapshot
 pytestmark = pytest.mark.timeout(240)
 
 TEXT = ("--evaluator", "--search", "--kwargs", "--mechanisms", "--exclude", "--name", "--run-dir",
-        "--checkpoint", "--profile", "--partition", "--time", "--account", "--slurm-option")  # fmt: skip
+        "--checkpoint", "--profile", "--partition", "--time", "--account",
+        "--slurm-option")  # fmt: skip
 NUMBER = ("--offspring-size", "--max-ngen", "--seed", "--eta", "--mutpb", "--cxpb", "--engines",
           "--engine-timeout", "--queue-timeout", "--unit-timeout")  # fmt: skip
 CHOICE = ("--selector", "--backend")
@@ -69,7 +70,7 @@ def test_name_of_a_model_directory_is_refused(model: str) -> None:
         for name in (model, "file", "pipe"):
             given_words = ("--evaluator", "evaluator:create", "--dry-run", "--", name)
             done = assert_documented(command("optimise", *given_words, cwd=folder))
-            assert done.code == 2 or "/" in name, done
+            assert done.code == 2 or name in ("", ".", "..") or "/" in name, done
         assert snapshot(folder) == before
 
 
@@ -197,8 +198,8 @@ def test_table_damaged_is_predicted_from_or_refused(damage: Damage, target: str)
 
 @pytest.mark.parametrize(
     "words",
-    [("map", "math:sqrt", "x"), ("run", "loo-forest", "--target", "a", "--csv", "x"), ("report", "x"),
-     ("repair", "x"), ("optimise", "x", "--evaluator", "a:b")],
+    [("map", "math:sqrt", "x"), ("run", "loo-forest", "--target", "a", "--csv", "x"),
+     ("report", "x"), ("repair", "x"), ("optimise", "x", "--evaluator", "a:b")],
     ids=" ".join,
 )  # fmt: skip
 def test_directory_in_the_place_of_an_input_is_refused(tmp_path: Path, words: tuple[str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib.metadata
+import io
 import os
 import shlex
 import signal
@@ -69,6 +70,8 @@ def run(command: click.Command, program: str) -> None:
     """Run a command; every error is one line on stderr and a documented exit code."""
     signal.signal(signal.SIGTERM, _interrupt)
     signal.signal(signal.SIGUSR1, lambda _number, _frame: safe_point.ask())
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="surrogateescape")  # names of files are bytes
     try:
         code = command.main(prog_name=program, standalone_mode=False)
     except FleetError as error:

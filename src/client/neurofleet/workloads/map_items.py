@@ -14,7 +14,7 @@ from typing import Any
 from neurofleet.backends.choice import EngineChoice
 from neurofleet.engine.job import OfJson
 from neurofleet.errors import UsageError, first_line
-from neurofleet.files import json_value
+from neurofleet.files import json_value, open_input
 from neurofleet.itemrun import ItemRun, Outcome, View, run
 from neurofleet.jobs import Job, own_modules, pickled
 from neurofleet.rundir import write_whole
@@ -108,7 +108,8 @@ def read_lines(path: Path) -> list[str]:
         The file cannot be read, or a line is no JSON.
     """
     try:
-        content = path.read_text()
+        with open_input(path) as file:
+            content = file.read()
     except (OSError, UnicodeDecodeError) as error:
         why = error.strerror if isinstance(error, OSError) else "it is no text"
         raise UsageError(
