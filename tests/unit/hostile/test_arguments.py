@@ -142,6 +142,27 @@ def test_arguments_of_other_commands_are_refused(
         assert snapshot(folder) == before
 
 
+@given(head=ARGUMENTS, arguments=st.lists(ARGUMENTS, max_size=2))
+@example(head="-oProxyCommand=touch gone", arguments=[])
+@hostile("heads", 40)
+def test_head_that_is_none_is_refused_or_not_reached(
+    head: str, arguments: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NEUROFLEET_SSH", "sh -c 'exit 255' ssh")
+    with scratch() as folder:
+        done = assert_documented(command(f"--head={head}", *arguments, cwd=folder))
+        assert done.code == (2 if head[:1] in ("", "-", ":") else 3), done
+        assert snapshot(folder) == {}
+
+
+@pytest.mark.parametrize(("ssh", "code"), [("'", 2), ("/nowhere/ssh", 2), ("sh -c 'exit 127'", 2)])
+def test_ssh_that_is_none_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ssh: str, code: int
+) -> None:
+    monkeypatch.setenv("NEUROFLEET_SSH", ssh)
+    assert assert_documented(command("--head", "h", "report", "x", cwd=tmp_path)).code == code
+
+
 # -- items and tables ----------------------------------------------------------------------
 
 SERIAL = ("--backend", "serial", "--run-dir", "run")
