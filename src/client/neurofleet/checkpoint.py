@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from neurofleet.errors import RunDirectoryError
-from neurofleet.files import as_object, count, entries, open_plain, text, user_name, words
+from neurofleet.files import as_object, count, entries, open_plain, text, texts, user_name
 from neurofleet.rundir import write_whole
 
 #: What BluePyOpt's tools read from a checkpoint (``bluepyopt.deapext.algorithms``).
@@ -155,8 +155,7 @@ def _checked(state: Any) -> dict[str, Any]:
     if missing:
         raise ValueError(f"it lacks {', '.join(missing)}")
     count(state, "generation")
-    for name in entries(state, "param_names"):
-        words({"param_names": name}, "param_names")
+    texts(state, "param_names")
     for group in ("population", "parents"):
         for individual in entries(state, group):
             if not all(isinstance(value, float | int) for value in individual):

@@ -151,17 +151,30 @@ def count(content: Mapping[str, Any], key: str) -> int:
     return value
 
 
-def number(content: Mapping[str, Any], key: str) -> float:
-    """Return a finite number from 0."""
+def real(content: Mapping[str, Any], key: str) -> float:
+    """Return a finite number."""
     value = _entry(content, key)
     try:
-        if not isinstance(value, bool) and isinstance(value, int | float):
+        if isinstance(value, int | float) and not isinstance(value, bool):
             found = float(value)
-            if 0 <= found < math.inf:
+            if math.isfinite(found):
                 return found
     except OverflowError:
         pass
-    raise ValueError(f"{key!r} is {reprlib.repr(value)}, not a number from 0")
+    raise ValueError(f"{key!r} is {reprlib.repr(value)}, not a number")
+
+
+def number(content: Mapping[str, Any], key: str) -> float:
+    """Return a finite number from 0."""
+    value = real(content, key)
+    if value < 0:
+        raise ValueError(f"{key!r} is {value:g}, not a number from 0")
+    return value
+
+
+def texts(content: Mapping[str, Any], key: str) -> tuple[str, ...]:
+    """Return a list of texts."""
+    return tuple(text({key: value}, key) for value in entries(content, key))
 
 
 def flag(content: Mapping[str, Any], key: str) -> bool:

@@ -21,6 +21,8 @@ from neurofleet.files import count, read_object, text, words
 ANSWER_TIMEOUT_S = 5.0
 #: Length of a CURVE key as text [characters].
 CURVE_KEY = 40
+#: Ways to write messages that jupyter_client knows by name.
+PACKERS = ("json", "orjson", "msgpack", "pickle")
 #: Ways of ZeroMQ's to send messages.
 TRANSPORTS = ("tcp://", "ipc://")
 #: What clients have connections for, besides the registration.
@@ -111,8 +113,10 @@ def read_connection(path: Path, channels: Sequence[str] = ()) -> dict[str, Any]:
 def read_client_connection(path: Path) -> dict[str, Any]:
     """Return a clients' connection file; raises as ``read_connection``."""
     content = read_connection(path, CLIENT_CHANNELS)
-    for key in ("task_scheme", "pack", "unpack"):
-        text(content, key)
+    text(content, "task_scheme")
+    for key in ("pack", "unpack"):
+        if text(content, key) not in PACKERS:  # any other is a module to import
+            raise ValueError(f"its {key} is none of {', '.join(PACKERS)}")
     return content
 
 

@@ -102,17 +102,13 @@ class EvaluatorSpec:
     def from_json(cls, data: Mapping[str, Any]) -> EvaluatorSpec:
         """Rebuild a spec from ``as_json``; a ``ValueError`` if it is of another form."""
         data = as_object(data)
-        mechanisms = None if data["mechanisms"] is None else _texts(data, "mechanisms")
+        mechanisms = None if data["mechanisms"] is None else files.texts(data, "mechanisms")
         return cls(
             factory=files.text(data, "factory"),
-            search=_texts(data, "search"),
+            search=files.texts(data, "search"),
             kwargs=as_object(data["kwargs"]),
             mechanisms=mechanisms,
         )
-
-
-def _texts(data: Mapping[str, Any], key: str) -> tuple[str, ...]:
-    return tuple(files.text({key: value}, key) for value in files.entries(data, key))
 
 
 @dataclass(frozen=True)
@@ -152,7 +148,7 @@ def pack(directory: Path, spec: EvaluatorSpec, *, exclude: Iterable[str] = ()) -
     ModelError
         The directory is missing, unreadable, too large, or holds a link out of itself.
     """
-    if not directory.is_dir():
+    if not os.path.isdir(directory):  # noqa: PTH112 - Path's raises for a name that is too long
         raise ModelError(
             f"there is no model directory {str(directory)!r}",
             remedy="Name the directory that holds the model's files",

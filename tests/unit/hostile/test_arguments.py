@@ -61,9 +61,12 @@ def test_options_of_optimise_are_taken_or_refused_and_nothing_is_written(
 
 
 @given(model=ARGUMENTS)
+@example(model="x" * 5000)
 @hostile("model directory's name", 40)
 def test_name_of_a_model_directory_is_refused(model: str) -> None:
-    with scratch() as folder:
+    with scratch() as above:
+        folder = above / "a" / "b"  # the names may lead upwards
+        folder.mkdir(parents=True)
         (folder / "file").write_text("")
         os.mkfifo(folder / "pipe")
         before = snapshot(folder)

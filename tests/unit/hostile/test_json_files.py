@@ -169,6 +169,8 @@ def test_note_of_an_engine_is_read_or_left_out(content: bytes) -> None:
 
 
 @given(content=json_texts(CONNECTION))
+@example(content=json.dumps({**CONNECTION, "pack": "os.system", "unpack": "os.system"}).encode())
+@example(content=json.dumps({**CONNECTION, "pack": "a\nb"}).encode())
 @hostile("connection file", 100)
 def test_connection_file_is_refused_in_one_line(
     content: bytes, monkeypatch: pytest.MonkeyPatch

@@ -129,6 +129,29 @@ def test_command_that_reports_a_damaged_run_ends_as_documented(
         assert (run / name).read_bytes() == damaged
 
 
+@pytest.mark.parametrize(
+    ("where", "value"),
+    [
+        (("parameters", 0, "name"), None),
+        (("whole", "objectives"), [99]),
+        (("penalties",), []),
+        (("versions",), {"neuron": None}),
+    ],
+)
+def test_record_that_describes_no_model_is_refused(
+    finished: Finished, tmp_path: Path, where: tuple[str | int, ...], value: object
+) -> None:
+    run = finished.copied(tmp_path)
+    about = json.loads(json.dumps(finished.about))
+    inside = about["description"]
+    for key in where[:-1]:
+        inside = inside[key]
+    inside[where[-1]] = value
+    (run / "neurofleet-run.json").write_text(json.dumps(about))
+    done = assert_documented(command("report", run, cwd=tmp_path))
+    assert "does not describe the model" in done.err
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="giving a file away takes root")
 @pytest.mark.parametrize("name", ["neurofleet-run.json", "scores.sqlite", "checkpoint.pkl"])
 @pytest.mark.parametrize("verb", ["optimise", "report"])

@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from neurofleet.errors import RunDirectoryError
-from neurofleet.files import entries, words
+from neurofleet.files import texts, words
 from neurofleet.model import EvaluatorSpec, pack
 from neurofleet.optimise import Request, Result, optimise, simulate_traces
 from neurofleet.progress import Watcher
@@ -51,7 +51,7 @@ def trace_best(run_dir: Path) -> None:
     try:
         model, where = about["model"], Path(about["model"]["directory"])
         spec, digest = EvaluatorSpec.from_json(model["evaluator"]), model["digest"]
-        exclude = [words({"exclude": one}, "exclude") for one in entries(model, "exclude")]
+        exclude = texts(model, "exclude")
         name = words(about, "name")
     except (KeyError, ValueError) as error:
         raise RunDirectoryError(

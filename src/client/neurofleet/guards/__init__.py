@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from neurofleet.files import entries, flag, number, read_settings, text, words
+from neurofleet.files import flag, number, read_settings, text, texts, words
 
 #: Where Ansible writes the settings; ``NEUROFLEET_GUARDS`` names another file.
 PATH = Path("/etc/neurofleet/guards.json")
@@ -78,8 +78,5 @@ def _settings(content: Mapping[str, Any]) -> Settings:
         timer=text(content, "timer"),
         most_h=number(content, "most_h"),
         wishes=Path(text(content, "wishes")),
-        results_below=tuple(
-            Path(text({"results_below": folder}, "results_below"))
-            for folder in entries(content, "results_below")
-        ),
+        results_below=tuple(map(Path, texts(content, "results_below"))),
     )
