@@ -32,8 +32,6 @@ KEYS = (
     "rndstate",
     "param_names",
 )
-
-
 #: Behind the pickle, where BluePyOpt's tools do not look: a hash of it, and this.
 MARK = b"neurofleet checkpoint\n"
 HASH_SIZE = 32

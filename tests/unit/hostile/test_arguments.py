@@ -77,7 +77,8 @@ def test_name_of_a_model_directory_is_refused(model: str) -> None:
         assert snapshot(folder) == before
 
 
-L5PC = ("--sim", "--responses", "--diversity", "--checkpoint", "--run-dir", "--profile", "--seed",
+# Not --diversity: the model would be fetched.
+L5PC = ("--sim", "--responses", "--checkpoint", "--run-dir", "--profile", "--seed",
         "--offspring-size", "--max-ngen", "--engines", "--engine-timeout", "--backend",
         "--time")  # fmt: skip
 
