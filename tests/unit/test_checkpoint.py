@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import deap.tools
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -29,15 +30,24 @@ IDENTITY: dict[str, Any] = {
     "settings": {"seed": 42, "offspring_size": 4},
 }
 STATE: dict[str, Any] = {
-    **dict.fromkeys(checkpoint.KEYS),
+    "population": [[0.25, 1.5]],
     "generation": 3,
+    "parents": [[0.25, 1.5]],
+    "halloffame": deap.tools.HallOfFame(10),
+    "history": deap.tools.History(),
+    "logbook": deap.tools.Logbook(),
+    "rndstate": random.Random(3).getstate(),
     "param_names": ["x", "y"],
 }
 
 
 def test_checkpoint_written_is_read_again_with_its_identity(tmp_path: Path) -> None:
     checkpoint.write(tmp_path / "cp.pkl", STATE, IDENTITY)
-    assert checkpoint.read(tmp_path / "cp.pkl") == {**STATE, "neurofleet": IDENTITY}
+    found = checkpoint.read(tmp_path / "cp.pkl")
+    assert found["neurofleet"] == IDENTITY
+    for name in ("population", "generation", "parents", "rndstate", "param_names"):
+        assert found[name] == STATE[name]
+    assert [type(found[name]) for name in STATE] == [type(value) for value in STATE.values()]
     assert [path.name for path in tmp_path.iterdir()] == ["cp.pkl"]
 
 
@@ -62,12 +72,12 @@ def test_checkpoint_writer_killed_at_any_time_leaves_a_whole_file(tmp_path: Path
                 last = written.recv()
         found = checkpoint.read(path)
         assert found["generation"] in (last, last + 1)
-        assert found["history"] == [found["generation"]] * 200_000
+        assert found["population"] == [[found["generation"]]] * 200_000
 
 
 def write_for_ever(path: Path, told: multiprocessing.connection.Connection) -> None:
     for generation in itertools.count():
-        state = {**STATE, "generation": generation, "history": [generation] * 200_000}
+        state = {**STATE, "generation": generation, "population": [[generation]] * 200_000}
         checkpoint.write(path, state, IDENTITY)
         told.send(generation)
 
@@ -124,9 +134,7 @@ def test_checkpoint_of_another_user_is_not_opened(tmp_path: Path) -> None:
     with pytest.raises(RunDirectoryError, match="belongs to another user"):
         checkpoint.read(path)
     assert not trap.exists()
-    os.chown(path, 0, 0)
-    with pytest.raises(RunDirectoryError, match="is damaged"):
-        checkpoint.read(path)
+    pickle.loads(path.read_bytes())
     assert trap.exists()  # the trap would have worked
 
 

@@ -116,6 +116,9 @@ def test_say_goodbye_killed_engine_is_unregistered_once(
 ) -> None:
     connection = {
         "interface": "tcp://192.0.2.1",
+        "location": "192.0.2.1",
+        "pack": "json",
+        "unpack": "json",
         "registration": 24100,
         "key": "k",
         "signature_scheme": "hmac-sha256",

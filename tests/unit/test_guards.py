@@ -68,7 +68,7 @@ def test_settings_that_are_damaged_are_refused_with_the_remedy(tmp_path: Path) -
     assert guards.read(file) is None
     for text in ("", "[]", "{}", '{"schema_version": 2}'):
         file.write_text(text)
-        with pytest.raises(UsageError, match=r"cannot be used .* site\.yml --tags guards"):
+        with pytest.raises(UsageError, match=r"cannot be used: .* site\.yml --tags guards"):
             guards.read(file)
 
 

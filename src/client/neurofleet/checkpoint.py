@@ -1,19 +1,24 @@
 """BluePyOpt's checkpoint: written whole, every generation, and checked before it is read.
 
 The file is a pickle of the dictionary that BluePyOpt's own tools read, with one key
-more, ``neurofleet``, which says what it belongs to. A pickle is code: a file that
-somebody else could have written is not opened.
+more, ``neurofleet``, which says what it belongs to. A pickle is code: another user's file is
+not opened, and in any file only the classes that a checkpoint consists of are allowed.
 """
 
 from __future__ import annotations
 
+import hashlib
+import importlib
+import io
 import os
 import pickle
+import random
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from neurofleet.errors import RunDirectoryError
+from neurofleet.files import as_object, count, entries, open_plain, text, texts, user_name
 from neurofleet.rundir import write_whole
 
 #: What BluePyOpt's tools read from a checkpoint (``bluepyopt.deapext.algorithms``).
@@ -27,6 +32,43 @@ KEYS = (
     "rndstate",
     "param_names",
 )
+#: Behind the pickle, where BluePyOpt's tools do not look: a hash of it, and this.
+MARK = b"neurofleet checkpoint\n"
+HASH_SIZE = 32
+#: What a checkpoint of IBEA or NSGA2 consists of, besides Python's own values; nothing else
+#: is called or made by reading one.
+ALLOWED = frozenset(
+    {
+        ("bluepyopt.deapext.optimisations", "WSListIndividual"),
+        ("bluepyopt.deapext.optimisations", "WeightedSumFitness"),
+        ("collections", "defaultdict"),
+        ("deap.tools.support", "HallOfFame"),
+        ("deap.tools.support", "History"),
+        ("deap.tools.support", "Logbook"),
+        ("numpy", "dtype"),
+        ("numpy._core.multiarray", "scalar"),
+        ("numpy.core.multiarray", "scalar"),  # as numpy 1 has it
+        ("_operator", "eq"),
+    }
+)
+
+
+class _Named:
+    """Reads of other modules only what is allowed."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        """Return what a pickle names."""
+        if (module, name) not in ALLOWED:
+            raise pickle.UnpicklingError(f"it names {module}.{name}"[:200])
+        return getattr(importlib.import_module(module), name)
+
+
+class _Quick(_Named, pickle.Unpickler):
+    """Reads what is known to be as it was written."""
+
+
+class _Careful(_Named, pickle._Unpickler):
+    """Reads anything: a wrong number does not make it ask for all the memory there is."""
 
 
 def write(path: Path, state: Mapping[str, Any], identity: Mapping[str, Any]) -> None:
@@ -40,7 +82,8 @@ def write(path: Path, state: Mapping[str, Any], identity: Mapping[str, Any]) -> 
     identity : mapping
         Model, versions and settings that the state belongs to.
     """
-    write_whole(path, pickle.dumps({**state, "neurofleet": dict(identity)}, protocol=4))
+    content = pickle.dumps({**state, "neurofleet": dict(identity)}, protocol=4)
+    write_whole(path, content + _hash(content) + MARK)
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -51,16 +94,19 @@ def read(path: Path) -> dict[str, Any]:
     RunDirectoryError
         It is missing, damaged, somebody else's, or of a BluePyOpt that does not fit.
     """
-    refuse_foreign_pickle(path)
+    content = read_own_pickle(path)
     import bluepyopt
 
     try:
-        with path.open("rb") as file:
-            state = pickle.load(file)
-        missing = [key for key in KEYS if key not in state]
-        if missing:
-            raise ValueError(f"it lacks {', '.join(missing)}")
-        return dict(state)
+        unpickler: type[_Named] = _Careful
+        if content.endswith(MARK):
+            content, found = content[: -len(MARK) - HASH_SIZE], content[: -len(MARK)]
+            if found[len(content) :] != _hash(content):
+                raise ValueError("its hash is another")
+            unpickler = _Quick
+        elif MARK in content:
+            raise ValueError("something follows it")
+        return _checked(unpickler(io.BytesIO(content)).load())  # type: ignore[call-arg,attr-defined]
     except Exception as error:  # unpickling raises anything
         raise RunDirectoryError(
             f"the checkpoint {str(path)!r} is damaged or not of BluePyOpt"
@@ -69,20 +115,59 @@ def read(path: Path) -> dict[str, Any]:
         ) from error
 
 
-def refuse_foreign_pickle(path: Path) -> None:
-    """Raise unless the file is there and is this user's or root's."""
+def read_own_pickle(path: Path) -> bytes:
+    """Return a file's content, not unpickled, if it is this user's.
+
+    Raises
+    ------
+    RunDirectoryError
+        It is another user's, or cannot be read.
+    """
     try:
-        owner = path.stat().st_uid
-    except OSError as error:
+        with open_plain(path) as file:
+            owner = os.fstat(file.fileno()).st_uid
+            content = file.read()
+    except (OSError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) else str(error)
         raise RunDirectoryError(
-            f"the file {str(path)!r} cannot be read ({error.strerror})",
-            remedy="Name an existing file",
+            f"the file {str(path)!r} cannot be read ({why})", remedy="Name an existing file"
         ) from error
-    if owner not in (os.getuid(), 0):
+    if owner != os.geteuid():
         raise RunDirectoryError(
-            f"{str(path)!r} belongs to another user; a pickle is code and is not opened",
+            f"{str(path)!r} belongs to another user, {user_name(owner)}; a pickle is code and is"
+            " not opened",
             remedy="Copy it yourself if you trust who wrote it",
         )
+    return content
+
+
+def _hash(content: bytes) -> bytes:
+    return hashlib.blake2b(content, digest_size=HASH_SIZE).digest()
+
+
+def _checked(state: Any) -> dict[str, Any]:
+    """Return a checkpoint's content if every part of it is of its kind."""
+    from deap.tools import HallOfFame, History, Logbook
+
+    missing = [key for key in KEYS if key not in state]
+    if missing:
+        raise ValueError(f"it lacks {', '.join(missing)}")
+    count(state, "generation")
+    texts(state, "param_names")
+    for group in ("population", "parents"):
+        for individual in entries(state, group):
+            if not all(isinstance(value, float | int) for value in individual):
+                raise ValueError(f"an individual of its {group} is none")
+    random.Random().setstate(state["rndstate"])
+    for name, kind in (("halloffame", HallOfFame), ("history", History), ("logbook", Logbook)):
+        if not isinstance(state[name], kind):
+            raise ValueError(f"its {name} is none")
+    if "neurofleet" in state:
+        own = as_object(state["neurofleet"])
+        text(own, "model")
+        as_object(own["versions"])
+        as_object(own["settings"])
+    return dict(state)
 
 
 def belongs_elsewhere(

@@ -15,12 +15,13 @@ import json
 import sqlite3
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from neurofleet.errors import FleetError, UsageError
+from neurofleet.files import as_object, entries, flag, number, read_settings, words
 from neurofleet.rundir import RunDirectory, write_whole
 
 #: Where the playbook writes machines down, on the head.
@@ -91,21 +92,29 @@ def read(file: Path = PATH) -> tuple[str, list[Machine]]:
     UsageError
         There is no such file, or it cannot be used.
     """
-    try:
-        content = json.loads(file.read_text())
-        if content["schema_version"] != SCHEMA_VERSION:
-            raise ValueError(f"schema_version is {content['schema_version']}")
-        return str(content["fleet"]), [Machine(**entry) for entry in content["machines"]]
-    except FileNotFoundError:
+    remedy = "Remove it and run site.yml again; what ended machines have cost is then lost"
+    found = read_settings(file, SCHEMA_VERSION, _parsed, "the record of costs", remedy)
+    if found is None:
         raise UsageError(
             f"there is no {str(file)!r}: costs are known on the head of a fleet on AWS",
             remedy="Run it there, after site.yml",
-        ) from None
-    except (OSError, KeyError, TypeError, ValueError) as error:
-        raise UsageError(
-            f"{str(file)!r} cannot be used ({error})",
-            remedy="Remove it and run site.yml again; what ended machines have cost is then lost",
-        ) from error
+        )
+    return found
+
+
+def _parsed(content: Mapping[str, Any]) -> tuple[str, list[Machine]]:
+    return words(content, "fleet"), [_machine(entry) for entry in entries(content, "machines")]
+
+
+def _machine(entry: Any) -> Machine:
+    entry = as_object(entry)
+    return Machine(
+        **{name: words(entry, name) for name in ("id", "name", "pool", "type", "price_of")},
+        spot=flag(entry, "spot"),
+        launched=number(entry, "launched"),
+        hourly_usd=None if entry.get("hourly_usd") is None else number(entry, "hourly_usd"),
+        ended=None if entry.get("ended") is None else number(entry, "ended"),
+    )
 
 
 def update(known: list[Machine], there: Iterable[dict[str, Any]], now: float) -> list[Machine]:
@@ -177,7 +186,8 @@ def per_thousand(machines: list[Machine], run: Path) -> dict[str, Any]:
     if RunDirectory(run).read_about() is None or not store.exists():
         raise UsageError(f"{str(run)!r} is no run directory", remedy="Name one with --run-dir")
     try:
-        with contextlib.closing(sqlite3.connect(f"file:{store}?mode=ro", uri=True)) as db:
+        where = f"{store.absolute().as_uri()}?mode=ro"
+        with contextlib.closing(sqlite3.connect(where, uri=True)) as db:
             count, begin, end = db.execute(
                 "SELECT count(DISTINCT parameters), min(started), max(started + duration_s)"
                 " FROM score"
@@ -187,6 +197,8 @@ def per_thousand(machines: list[Machine], run: Path) -> dict[str, Any]:
             f"the store of {str(run)!r} cannot be read ({error})",
             remedy="Wait until the run has begun, or see neurofleet repair",
         ) from error
+    if not all(isinstance(moment, float | int) for moment in (begin, end)):
+        count = 0
     if not count:
         raise UsageError(f"{str(run)!r} has no score yet", remedy="Wait for the first")
     usd = spent(machines, begin, end)

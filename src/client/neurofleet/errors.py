@@ -9,6 +9,9 @@ from __future__ import annotations
 
 from typing import Any
 
+#: A name or a text in an error may be of any length; so much of it is shown [characters].
+LONGEST_LINE = 3000
+
 
 class FleetError(Exception):
     """Something a person can act on.
@@ -34,8 +37,8 @@ class FleetError(Exception):
 
     def __str__(self) -> str:
         """One line, whatever the parts contain."""
-        text = f"{self.what}. {self.remedy}." if self.remedy else f"{self.what}."
-        return " ".join(text.split())
+        what = one_line(self.what)
+        return f"{what}. {one_line(self.remedy)}." if self.remedy else f"{what}."
 
 
 def _rebuild(kind: type[FleetError], what: str, remedy: str) -> FleetError:
@@ -78,6 +81,16 @@ class Interrupted(FleetError):
     """A person or a time limit ended the run; what was scored is kept."""
 
     exit_code = 130
+
+
+def one_line(text: str) -> str:
+    """Return a text as one line that does nothing to a terminal."""
+    plain = " ".join(text.split())
+    if len(plain) > LONGEST_LINE:
+        plain = f"{plain[:LONGEST_LINE]}..."
+    return "".join(
+        char if char.isprintable() else char.encode("unicode_escape").decode() for char in plain
+    )
 
 
 def first_line(error: BaseException) -> str:

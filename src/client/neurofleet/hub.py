@@ -8,14 +8,25 @@ and engines can reach the registration port only.
 from __future__ import annotations
 
 import contextlib
-import json
-from collections.abc import Iterator, Mapping
+import hashlib
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from neurofleet.files import count, read_object, text, words
+
 #: How long the hub has to answer [s].
 ANSWER_TIMEOUT_S = 5.0
+#: Length of a CURVE key as text [characters].
+CURVE_KEY = 40
+#: Ways to write messages that jupyter_client knows by name.
+PACKERS = ("json", "orjson", "msgpack", "pickle")
+#: Ways of ZeroMQ's to send messages.
+TRANSPORTS = ("tcp://", "ipc://")
+#: What clients have connections for, besides the registration.
+CLIENT_CHANNELS = ("control", "mux", "task", "iopub", "notification", "broadcast")
 
 
 @dataclass(frozen=True)
@@ -63,8 +74,62 @@ class HubAddress:
 
     @classmethod
     def from_file(cls, path: Path) -> HubAddress:
-        """Read a connection file."""
-        return cls.from_connection(json.loads(path.read_text()))
+        """Read a connection file.
+
+        Raises
+        ------
+        OSError
+            It cannot be read.
+        ValueError
+            It is no connection file.
+        """
+        return cls.from_connection(read_connection(path))
+
+
+def read_connection(path: Path, channels: Sequence[str] = ()) -> dict[str, Any]:
+    """Return a connection file's content, checked as far as ipyparallel relies on it.
+
+    Parameters
+    ----------
+    path : Path
+    channels : sequence of str
+        What has a port besides the registration.
+
+    Raises
+    ------
+    OSError
+        It cannot be read.
+    ValueError
+        It is no connection file.
+    """
+    content = read_object(path)
+    for key in ("interface", "signature_scheme", "location"):
+        text(content, key)
+    words(content, "key")  # empty where ipyparallel has CURVE only
+    signs, _, how = content["signature_scheme"].partition("-")
+    if signs != "hmac" or how not in hashlib.algorithms_available:
+        raise ValueError("its signature_scheme is none")
+    if not content["interface"].startswith(TRANSPORTS):
+        raise ValueError("its interface is no address")
+    for channel in ("registration", *channels):
+        if not 0 < count(content, channel) < 65536:
+            raise ValueError(f"{channel!r} is no port")
+    if content.get("curve_serverkey") and len(words(content, "curve_serverkey")) != CURVE_KEY:
+        raise ValueError("its curve_serverkey is no key")
+    # It becomes a word of ssh's command line.
+    if content.get("ssh") and not re.fullmatch(r"[\w.@:][\w.@:-]*", words(content, "ssh")):
+        raise ValueError("its ssh is no host")
+    return content
+
+
+def read_client_connection(path: Path) -> dict[str, Any]:
+    """Return a clients' connection file; raises as ``read_connection``."""
+    content = read_connection(path, CLIENT_CHANNELS)
+    text(content, "task_scheme")
+    for key in ("pack", "unpack"):
+        if text(content, key) not in PACKERS:  # any other is a module to import
+            raise ValueError(f"its {key} is none of {', '.join(PACKERS)}")
+    return content
 
 
 def registered_engines(

@@ -5,13 +5,13 @@ Ansible writes the file (role ``client``), this module reads it; it has no secre
 
 from __future__ import annotations
 
-import json
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from neurofleet.errors import UsageError
+from neurofleet.files import as_object, count, entries, read_settings, text
 
 #: Where Ansible writes it; ``NEUROFLEET_MANIFEST`` names another file.
 PATH = Path("/etc/neurofleet/fleet.json")
@@ -80,58 +80,20 @@ def read(file: Path | None = None) -> Manifest | None:
     UsageError
         The file is there and cannot be used.
     """
-    file = file or path()
-    try:
-        text = file.read_text()
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise _unusable(file, error.strerror or str(error)) from error
-    try:
-        content = json.loads(text)
-        if not isinstance(content, dict):
-            raise TypeError("it is not an object")
-        version = content.get("schema_version")
-        if version != SCHEMA_VERSION:
-            raise ValueError(f"schema_version is {version}, this program knows {SCHEMA_VERSION}")
-        return _manifest(content)
-    except KeyError as error:
-        raise _unusable(file, f"it has no {error}") from error
-    except (TypeError, ValueError) as error:
-        raise _unusable(file, str(error)) from error
+    remedy = "Run the playbook again: site.yml --tags client"
+    return read_settings(file or path(), SCHEMA_VERSION, _manifest, "the fleet's manifest", remedy)
 
 
-def _manifest(content: dict[str, Any]) -> Manifest:
-    workers = tuple(
-        Worker(_text(worker, "name"), _text(worker, "hostname"), _count(worker, "engines"))
-        for worker in content["workers"]
-    )
+def _manifest(content: Mapping[str, Any]) -> Manifest:
     return Manifest(
-        name=_text(content, "name"),
-        profile=_text(content, "profile"),
-        profile_dir=Path(_text(content, "profile_dir")),
-        client_file=Path(_text(content, "client_file")),
-        workers=workers,
-        lock=_text(content, "lock"),
+        name=text(content, "name"),
+        profile=text(content, "profile"),
+        profile_dir=Path(text(content, "profile_dir")),
+        client_file=Path(text(content, "client_file")),
+        workers=tuple(_worker(as_object(entry)) for entry in entries(content, "workers")),
+        lock=text(content, "lock"),
     )
 
 
-def _text(content: dict[str, Any], key: str) -> str:
-    value = content[key]
-    if not isinstance(value, str) or not value:
-        raise TypeError(f"{key!r} is {value!r}, not a text")
-    return value
-
-
-def _count(content: dict[str, Any], key: str) -> int:
-    value = content[key]
-    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-        raise TypeError(f"{key!r} is {value!r}, not a count")
-    return value
-
-
-def _unusable(file: Path, why: str) -> UsageError:
-    return UsageError(
-        f"the fleet's manifest {str(file)!r} cannot be used: {why}",
-        remedy="Run the playbook again: site.yml --tags client",
-    )
+def _worker(entry: Mapping[str, Any]) -> Worker:
+    return Worker(text(entry, "name"), text(entry, "hostname"), count(entry, "engines"))

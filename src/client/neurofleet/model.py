@@ -15,18 +15,23 @@ import json
 import os
 import stat
 import tarfile
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, NoReturn
 
+from neurofleet import files
 from neurofleet.errors import ModelError
+from neurofleet.files import as_object, json_value, open_plain
 
 FORMAT = 1
 #: Written into a run directory; a directory that holds it is never part of a model.
 RUN_MARKER = "neurofleet-run.json"
 #: Largest sum of file sizes that is sent to hosts [bytes].
 LARGEST_BUNDLE = 512 * 1024 * 1024
+#: Largest tar that is unpacked: those files and what tar adds to each [bytes].
+LARGEST_ARCHIVE = 2 * LARGEST_BUNDLE
 #: What version control, Python, NEURON's compiler and BluePyOpt leave in a model
 #: directory, and what must not change a model's hash.
 NEVER_PACKED = (
@@ -95,13 +100,14 @@ class EvaluatorSpec:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> EvaluatorSpec:
-        """Rebuild a spec from ``as_json``."""
-        mechanisms = data["mechanisms"]
+        """Rebuild a spec from ``as_json``; a ``ValueError`` if it is of another form."""
+        data = as_object(data)
+        mechanisms = None if data["mechanisms"] is None else files.texts(data, "mechanisms")
         return cls(
-            factory=data["factory"],
-            search=tuple(data["search"]),
-            kwargs=dict(data["kwargs"]),
-            mechanisms=None if mechanisms is None else tuple(mechanisms),
+            factory=files.text(data, "factory"),
+            search=files.texts(data, "search"),
+            kwargs=as_object(data["kwargs"]),
+            mechanisms=mechanisms,
         )
 
 
@@ -142,17 +148,16 @@ def pack(directory: Path, spec: EvaluatorSpec, *, exclude: Iterable[str] = ()) -
     ModelError
         The directory is missing, unreadable, too large, or holds a link out of itself.
     """
-    if not directory.is_dir():
+    if not os.path.isdir(directory):  # noqa: PTH112 - Path's raises for a name that is too long
         raise ModelError(
             f"there is no model directory {str(directory)!r}",
             remedy="Name the directory that holds the model's files",
         )
-    root = directory.resolve()
-    files: list[tuple[str, bool, bytes]] = []
+    root = Path(os.path.realpath(directory))
+    packed: list[tuple[str, bool, bytes]] = []
     total = 0
-    for path in _walk(root, (*NEVER_PACKED, *exclude)):
-        relative = path.relative_to(root).as_posix()
-        try:
+    try:
+        for path in _walk(root, (*NEVER_PACKED, *exclude)):
             status = path.stat()
             total += status.st_size
             if total > LARGEST_BUNDLE:
@@ -161,14 +166,17 @@ def pack(directory: Path, spec: EvaluatorSpec, *, exclude: Iterable[str] = ()) -
                     f" {LARGEST_BUNDLE // 2**20} MiB",
                     remedy="Leave out what the evaluator does not read with --exclude PATTERN",
                 )
-            content = path.read_bytes()
-        except OSError as error:
-            raise ModelError(
-                f"the model file {relative!r} cannot be read ({error.strerror})",
-                remedy="Make it readable, or leave it out with --exclude",
-            ) from error
-        files.append((relative, bool(status.st_mode & stat.S_IXUSR), content))
-    if not files:
+            with open_plain(path) as file:
+                content = file.read()
+            name = path.relative_to(root).as_posix()
+            packed.append((name, bool(status.st_mode & stat.S_IXUSR), content))
+    except OSError as error:
+        where = os.path.relpath(error.filename or root, root)
+        raise ModelError(
+            f"the model file {where!r} cannot be read ({error.strerror})",
+            remedy="Make it readable, or leave it out with --exclude",
+        ) from error
+    if not packed:
         raise ModelError(
             f"the model directory {str(directory)!r} is empty",
             remedy="Name the directory that holds the model's files",
@@ -178,7 +186,7 @@ def pack(directory: Path, spec: EvaluatorSpec, *, exclude: Iterable[str] = ()) -
         "evaluator": spec.as_json(),
         "files": [
             [name, executable, hashlib.sha256(content).hexdigest()]
-            for name, executable, content in files
+            for name, executable, content in packed
         ],
     }
     text = _canonical(manifest)
@@ -186,7 +194,7 @@ def pack(directory: Path, spec: EvaluatorSpec, *, exclude: Iterable[str] = ()) -
         name=root.name,
         spec=spec,
         digest=hashlib.sha256(text).hexdigest(),
-        archive=_archive(text, files),
+        archive=_archive(text, packed),
     )
 
 
@@ -203,27 +211,35 @@ def unpack(archive: bytes, digest: str, target: Path) -> EvaluatorSpec:
     """
     try:
         contents: dict[str, bytes] = {}
-        with tarfile.open(fileobj=io.BytesIO(archive), mode="r:gz") as tar:
+        total = 0
+        with tarfile.open(fileobj=io.BytesIO(_decompressed(archive)), mode="r:") as tar:
             for member in tar:
                 stream = tar.extractfile(member) if member.isfile() else None
                 if stream is None:
                     raise ValueError(f"{member.name!r} is no plain file")
+                total += member.size  # a sparse file may be of any size
+                if total > LARGEST_ARCHIVE:
+                    raise ValueError(f"it holds more than {LARGEST_ARCHIVE // 2**20} MiB")
                 contents[member.name] = stream.read()
         text = contents.pop("bundle.json")
         if hashlib.sha256(text).hexdigest() != digest:
             raise ValueError("its manifest is another model's")
-        manifest = json.loads(text)
+        manifest = as_object(json_value(text))
         listed = {f"model/{name}": (exe, sha) for name, exe, sha in manifest["files"]}
         if listed.keys() != contents.keys():
             raise ValueError("its files are not those it lists")
         for name, content in contents.items():
             inside = PurePosixPath(name)
-            if inside.is_absolute() or ".." in inside.parts:
+            if inside.is_absolute() or ".." in inside.parts or len(inside.parts) < 2:
                 raise ValueError(f"{name!r} leads out of the bundle")
+            if "\0" in name or any(f"model/{above}" in contents for above in _above(inside)):
+                raise ValueError(f"{name!r} is no name of a file")
             if hashlib.sha256(content).hexdigest() != listed[name][1]:
                 raise ValueError(f"{name!r} has another content than listed")
         spec = EvaluatorSpec.from_json(manifest["evaluator"])
-    except (OSError, EOFError, ValueError, KeyError, TypeError, tarfile.TarError) as error:
+    except ModelError:
+        raise
+    except Exception as error:  # tarfile raises anything
         raise ModelError(
             f"the archive of model {digest[:12]} is not usable: {error}",
             remedy="Send it again from the machine that has the model directory",
@@ -234,6 +250,25 @@ def unpack(archive: bytes, digest: str, target: Path) -> EvaluatorSpec:
         path.write_bytes(content)
         path.chmod(0o755 if listed[name][0] else 0o644)
     return spec
+
+
+def _decompressed(archive: bytes) -> bytes:
+    """Return the tar in an archive, which may claim to be of any size."""
+    try:
+        with gzip.open(io.BytesIO(archive)) as stream:
+            tar = stream.read(LARGEST_ARCHIVE + 1)
+    except zlib.error as error:
+        raise ValueError(f"it is not what was compressed: {error}") from error
+    if len(tar) > LARGEST_ARCHIVE:
+        raise ValueError(f"it holds more than {LARGEST_ARCHIVE // 2**20} MiB")
+    return tar
+
+
+def _above(path: PurePosixPath) -> Iterator[str]:
+    """Yield the directories above a file, below the bundle's ``model``."""
+    for above in path.relative_to("model").parents:
+        if above.parts:
+            yield above.as_posix()
 
 
 def mechanism_directories(model: Path, spec: EvaluatorSpec) -> list[str]:
@@ -262,7 +297,10 @@ def _walk(root: Path, patterns: tuple[str, ...]) -> Iterator[Path]:
             for pattern in patterns
         )
 
-    for folder, folders, names in os.walk(root):
+    def stop(error: OSError) -> NoReturn:
+        raise error
+
+    for folder, folders, names in os.walk(root, onerror=stop):
         here = Path(folder)
         folders[:] = sorted(
             name
@@ -273,7 +311,7 @@ def _walk(root: Path, patterns: tuple[str, ...]) -> Iterator[Path]:
             path = here / name
             if left_out(path):
                 continue
-            if path.is_symlink() and not path.resolve().is_relative_to(root):
+            if path.is_symlink() and not Path(os.path.realpath(path)).is_relative_to(root):
                 raise ModelError(
                     f"the model file {path.relative_to(root).as_posix()!r} is a link out of"
                     " the model directory",

@@ -20,6 +20,7 @@ from neurofleet.engine.warm_process import WarmProcess
 from neurofleet.errors import FleetError, Interrupted, RunDirectoryError, UsageError
 from neurofleet.evolution import Settings, State, evolve
 from neurofleet.farm import Farm, FarmState, Task
+from neurofleet.files import read_object
 from neurofleet.model import Bundle, EvaluatorSpec, pack
 from neurofleet.report import write_report
 from neurofleet.rundir import RunDirectory, this_machine, write_whole
@@ -222,22 +223,20 @@ def optimise(request: Request, view: View) -> Result:
     run.bundle = pack(request.model, request.spec, exclude=request.exclude)
     run.directory.create()
     _refuse_other_run(run)
-    with (
-        Store(run.directory.path, run.bundle.digest, host_cache.versions()) as run.store,
-        Status(run.directory.path, request.name) as status,
-    ):
-        run.view = _Reporting(view, status)
-        status.tell(max_ngen=request.max_ngen)
+    with Store(run.directory.path, run.bundle.digest, host_cache.versions()) as run.store:
         resume = _checked_checkpoint(run)
         run.continued = resume is not None
-        try:
-            run.description = engines_for_model.describe(run.bundle)
-            if request.engines.backend != "serial":
-                tasks.close()  # the engines hold the model, this process need not
-            state = _evolve(run, resume)
-            report = _finish(run, state)
-        finally:
-            tasks.close()
+        with Status(run.directory.path, request.name) as status:
+            run.view = _Reporting(view, status)
+            status.tell(max_ngen=request.max_ngen)
+            try:
+                run.description = engines_for_model.describe(run.bundle)
+                if request.engines.backend != "serial":
+                    tasks.close()  # the engines hold the model, this process need not
+                state = _evolve(run, resume)
+                report = _finish(run, state)
+            finally:
+                tasks.close()
     scoring = run.scoring
     return Result(
         run.directory,
@@ -446,7 +445,7 @@ def simulate_traces(
 ) -> None:
     """Simulate one individual once more and keep its voltage traces for the report."""
     with contextlib.suppress(OSError, ValueError, KeyError):
-        if json.loads(directory.best.read_text())["parameters"] == parameters:
+        if read_object(directory.best)["parameters"] == parameters:
             return
     view.says("simulating the best individual's traces for the report")
     warm = WarmProcess(*host_cache.ensure_compiled(bundle.digest))

@@ -19,6 +19,7 @@ from typing import Any
 import filelock
 
 from neurofleet.errors import RunDirectoryError, WorkloadFailed
+from neurofleet.rundir import RunDirectory
 from neurofleet.store import FILE, PAGE_SIZE, SCHEMA, connect, is_sound
 
 #: Kinds of pages that hold records.
@@ -52,11 +53,12 @@ def repair(directory: Path, without_hosts: Collection[str] = ()) -> tuple[Path, 
     Raises
     ------
     RunDirectoryError
-        There is no store, or another process holds it.
+        There is no store, it is another user's, or another process holds it.
     WorkloadFailed
         There is no room for the repaired one; nothing was changed.
     """
     path = directory / FILE
+    RunDirectory(directory).refuse_foreign()
     if not path.exists():
         raise RunDirectoryError(
             f"there is no store in {str(directory)!r}", remedy="Name a run directory"
@@ -126,9 +128,8 @@ def _salvage(
         if not is_sound(row[1:]) or row[0] not in now or row[_HOST] in without_hosts:
             lost += 1
             continue
-        for context in now[row[0]]:
-            _insert(new, "score", [context, *row[1:]])
-        kept += 1
+        new_ones = [_insert(new, "score", [context, *row[1:]]) for context in now[row[0]]]
+        kept += any(new_ones)  # one that is in the file twice is one score
     for _, row in found.get(_PHASE, []):
         if all(isinstance(value, int | float) for value in row):
             _insert(new, "phase", row)
@@ -139,8 +140,10 @@ def _salvage(
     return kept, lost
 
 
-def _insert(new: sqlite3.Connection, table: str, row: list[Any]) -> None:
-    new.execute(f"INSERT OR IGNORE INTO {table} VALUES ({','.join('?' * len(row))})", row)
+def _insert(new: sqlite3.Connection, table: str, row: list[Any]) -> bool:
+    """Put a row there; tell whether it was not there already."""
+    values = ",".join("?" * len(row))
+    return new.execute(f"INSERT OR IGNORE INTO {table} VALUES ({values})", row).rowcount > 0
 
 
 def _records(content: bytes) -> Iterator[tuple[int, int, list[Any]]]:

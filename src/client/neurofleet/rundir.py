@@ -13,10 +13,14 @@ engines/             logs of engines that were started for this run
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import os
 import platform
+import reprlib
 import socket
+import stat
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -26,9 +30,17 @@ from typing import Any
 
 from neurofleet import __version__
 from neurofleet.errors import RunDirectoryError
+from neurofleet.files import number, read_object, text, user_name, words
 from neurofleet.model import RUN_MARKER
 
 SCHEMA_VERSION = 1
+#: What a run goes on from, with what SQLite puts beside a store.
+KEPT = (
+    RUN_MARKER,
+    *(f"{store}{end}" for store in ("scores.sqlite", "items.sqlite") for end in ("", "-journal")),
+    "scores.lock",
+    "scores.holder",
+)
 
 
 @dataclass(frozen=True)
@@ -46,6 +58,13 @@ class RunDirectory:
     def checkpoint(self) -> Path:
         """BluePyOpt's checkpoint, unless the user put it elsewhere."""
         return self.path / "checkpoint.pkl"
+
+    def checkpoint_of(self, about: Mapping[str, Any]) -> Path:
+        """Return the checkpoint that a record names, or the one here if that has moved."""
+        named = Path(about.get("checkpoint") or self.checkpoint)
+        # A copy of a run directory names the checkpoint in the original.
+        copied = named.name == self.checkpoint.name and self.checkpoint.exists()
+        return self.checkpoint if copied or not named.exists() else named
 
     @property
     def status(self) -> Path:
@@ -78,7 +97,8 @@ class RunDirectory:
         Raises
         ------
         RunDirectoryError
-            It cannot be made or written, or holds things that are not of a run.
+            It cannot be made or written, is another user's, or holds things that are not
+            of a run.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -90,6 +110,7 @@ class RunDirectory:
                 f"the run directory {str(self.path)!r} cannot be used ({error.strerror or error})",
                 remedy="Make room, mend its permissions, or name another with --run-dir",
             ) from error
+        self.refuse_foreign()
         # A run that was refused before it began has left a store, or its lock only.
         ours = any(name.startswith(tuple(signs)) for name in found)
         if found - {"scores.lock"} and not ours:
@@ -97,6 +118,37 @@ class RunDirectory:
                 f"{str(self.path)!r} is not empty and no run directory",
                 remedy="Name an empty or a new directory with --run-dir",
             )
+
+    def refuse_foreign(self) -> None:
+        """Raise unless what is gone on from here is plain files of this user's.
+
+        Raises
+        ------
+        RunDirectoryError
+            Something is another user's, or a link or a pipe in the place of a file.
+        """
+        for name in KEPT:
+            try:
+                status = (self.path / name).lstat()
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                raise RunDirectoryError(
+                    f"the run directory {str(self.path)!r} cannot be used ({error.strerror})",
+                    remedy="Mend its permissions, or name another with --run-dir",
+                ) from error
+            if not stat.S_ISREG(status.st_mode):
+                raise RunDirectoryError(
+                    f"{name!r} in the run directory {str(self.path)!r} is no plain file",
+                    remedy="Find out who put it there; nothing was changed",
+                )
+            if status.st_uid != os.geteuid():
+                raise RunDirectoryError(
+                    f"the run directory {str(self.path)!r} is another user's: its {name} belongs"
+                    f" to {user_name(status.st_uid)}",
+                    remedy="Copy it if you trust who wrote it, since results and checkpoints are"
+                    " pickles, which are code; or name another with --run-dir",
+                )
 
     def read_about(self) -> dict[str, Any] | None:
         """Return what was run here, ``None`` if nothing was.
@@ -107,13 +159,18 @@ class RunDirectory:
             The file is damaged or of a later version.
         """
         try:
-            about = json.loads(self.about.read_text())
-            version = about["schema_version"]
+            about = read_object(self.about)
+            version = about.get("schema_version")
+            if not isinstance(version, int):
+                raise ValueError("it has no schema_version")
+            if version == SCHEMA_VERSION:
+                _check_about(about)
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError) as error:
+            why = error.strerror if isinstance(error, OSError) else str(error)
             raise RunDirectoryError(
-                f"{str(self.about)!r} is damaged ({error})",
+                f"{str(self.about)!r} is damaged ({why})",
                 remedy="Remove that file; the scores beside it are kept and used",
             ) from error
         if version != SCHEMA_VERSION:
@@ -122,13 +179,30 @@ class RunDirectory:
                 f" writes {SCHEMA_VERSION}",
                 remedy="Use the version of neurofleet that wrote it, or another --run-dir",
             )
-        return dict(about)
+        return about
 
     def write_about(self, about: Mapping[str, Any]) -> None:
         """Write what is run here, whole or not at all."""
         write_whole(
             self.about, json.dumps({"schema_version": SCHEMA_VERSION, **about}, indent=2).encode()
         )
+
+
+def _check_about(about: Mapping[str, Any]) -> None:
+    """Raise ``ValueError`` unless everything in a record is of its kind; all may be missing."""
+    for name in ("name", "command", "checkpoint", "state"):
+        if about.get(name) is not None:
+            words(about, name)
+    for name in ("model", "settings", "versions", "machine", "description", "engines", "units"):
+        if not isinstance(about.get(name, {}), dict):
+            raise ValueError(f"{name!r} is {reprlib.repr(about[name])}, not an object")
+    for name in ("started", "ended"):
+        if about.get(name) is not None:
+            number(about, name)
+    model = about.get("model", {})
+    for name in ("digest", "directory"):
+        if name in model:
+            text(model, name)
 
 
 def write_whole(path: Path, content: bytes, *, lasting: bool = True) -> None:
@@ -148,7 +222,11 @@ def write_whole(path: Path, content: bytes, *, lasting: bool = True) -> None:
     """
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with partial.open("wb") as file:
+        # A device or a pipe would be gone: /dev/null, for root.
+        if path.exists() and not path.is_file():
+            raise OSError(errno.EINVAL, "it is no plain file", str(path))
+        partial.unlink(missing_ok=True)
+        with partial.open("xb") as file:
             file.write(content)
             file.flush()
             if lasting:
@@ -162,7 +240,8 @@ def write_whole(path: Path, content: bytes, *, lasting: bool = True) -> None:
         finally:
             os.close(folder)
     except OSError as error:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
         raise RunDirectoryError(
             f"{str(path)!r} cannot be written ({error.strerror or error})",
             remedy="Make room or mend the permissions and run the same command again;"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 import os
 import socket
 import time
@@ -11,6 +10,10 @@ from pathlib import Path
 import filelock
 
 from neurofleet.errors import RunDirectoryError
+from neurofleet.files import open_plain, user_name
+
+#: What is read of who holds a directory [bytes].
+LONGEST_HOLDER = 500
 
 
 class RunLock:
@@ -39,9 +42,11 @@ class RunLock:
             self._lock.acquire(timeout=0)
         except filelock.Timeout as error:
             try:
-                holder = self._holder.read_text().strip()
+                with open_plain(self._holder) as file:
+                    holder = file.read(LONGEST_HOLDER).decode(errors="replace").strip()
             except OSError:
-                holder = "another process"
+                holder = ""
+            holder = holder or "another process"
             raise RunDirectoryError(
                 f"the run directory {str(self._directory)!r} is in use by {holder}",
                 remedy="Wait for it, end it, or name another directory with --run-dir",
@@ -54,10 +59,12 @@ class RunLock:
             ) from error
         since = time.strftime("%Y-%m-%d %H:%M:%S")
         try:
-            self._holder.write_text(
-                f"process {os.getpid()} of {getpass.getuser()} on {socket.gethostname()},"
-                f" since {since}\n"
-            )
+            self._holder.unlink(missing_ok=True)  # what is there may be a link or a pipe
+            with self._holder.open("x") as file:
+                file.write(
+                    f"process {os.getpid()} of {user_name(os.geteuid())} on {socket.gethostname()},"
+                    f" since {since}\n"
+                )
         except OSError as error:
             self._lock.release()
             raise RunDirectoryError(

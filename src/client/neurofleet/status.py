@@ -16,11 +16,19 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import psutil
+
 from neurofleet.errors import Interrupted, RunDirectoryError
 from neurofleet.farm import FarmState
+from neurofleet.files import count, number, read_object, real, text
 from neurofleet.rundir import RunDirectory, write_whole
 
 SCHEMA_VERSION = 1
+#: What is told as a whole number, once it is known.
+COUNTS = (
+    *("max_ngen", "generation", "generations_done", "simulated", "failed"),
+    *("units_done", "units_total", "items_done", "items_total", "engines", "busy", "registered"),
+)
 #: States of a run that is over.
 ENDED = ("finished", "interrupted", "failed")
 #: A change is written so soon, and no change is confirmed so often [s].
@@ -136,25 +144,31 @@ def read(directory: Path) -> dict[str, Any]:
     """
     file = RunDirectory(directory).status
     try:
-        told = json.loads(file.read_text())
-        if told["schema_version"] != SCHEMA_VERSION or not isinstance(told["state"], str):
+        told = read_object(file)
+        if told.get("schema_version") != SCHEMA_VERSION:
             raise ValueError("it is of another version of neurofleet")
-        if told["host"] == socket.gethostname() and told["state"] not in ENDED:
-            with contextlib.suppress(PermissionError):
-                os.kill(int(told["pid"]), 0)
-    except ProcessLookupError:
-        told["state"] = "killed"
+        state, host = text(told, "state"), text(told, "host")
+        pid = count(told, "pid")
+        for name in ("started", "updated"):
+            number(told, name)
+        for name in COUNTS:
+            if told.get(name) is not None:
+                count(told, name)
+        if told.get("best") is not None:
+            real(told, "best")
+        if host == socket.gethostname() and state not in ENDED and not psutil.pid_exists(pid):
+            told["state"] = "killed"
     except OSError as error:
         raise RunDirectoryError(
             f"{str(file)!r} cannot be read ({error.strerror or error})",
             remedy="Name a run directory in which a command of this version has run",
         ) from error
-    except (ValueError, KeyError, TypeError) as error:
+    except ValueError as error:
         raise RunDirectoryError(
             f"{str(file)!r} is damaged ({error})",
             remedy="Remove it; the next run in this directory writes it anew",
         ) from error
-    return dict(told)
+    return told
 
 
 def line(told: Mapping[str, Any]) -> str:
@@ -165,7 +179,7 @@ def line(told: Mapping[str, Any]) -> str:
         parts.append(f"generation {doing} of {told['max_ngen']}")
     for kind in ("units", "items"):
         if told.get(f"{kind}_total"):
-            parts.append(f"{told[f'{kind}_done']}/{told[f'{kind}_total']} {kind}")
+            parts.append(f"{told.get(f'{kind}_done')}/{told[f'{kind}_total']} {kind}")
     if told["state"] not in (*ENDED, "killed"):
         parts.append(f"{told.get('busy', 0)}/{told.get('engines', 0)} engines busy")
         parts.append(f"process {told['pid']} on {told['host']}")

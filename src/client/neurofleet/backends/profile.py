@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from neurofleet.errors import EnginesUnreachable, first_line
+from neurofleet.hub import read_client_connection
 from neurofleet.manifest import Manifest
 
 #: How long the controller has to answer [s].
@@ -46,10 +47,9 @@ class ProfileEngines:
         import ipyparallel
 
         try:
-            if self._fleet:
-                self.connection_file = _readable(self._fleet.client_file)
-            else:
-                self.connection_file = _connection_file(self._profile)
+            file = self._fleet.client_file if self._fleet else _connection_file(self._profile)
+            self.connection_file = str(file)
+            read_client_connection(file)
             return ipyparallel.Client(self.connection_file, timeout=HUB_TIMEOUT_S)
         except (OSError, TimeoutError, ValueError) as error:
             whose = f"the {self.name}" if self._fleet else f"the IPython {self.name}"
@@ -79,13 +79,7 @@ class ProfileEngines:
         """Leave everything running."""
 
 
-def _readable(path: Path) -> str:
-    """Return the path of a file that this person may read."""
-    path.open("rb").close()
-    return str(path)
-
-
-def _connection_file(profile: str | None) -> str:
+def _connection_file(profile: str | None) -> Path:
     """Return the path of the profile's client connection file, which must exist."""
     from IPython.core.profiledir import ProfileDir, ProfileDirError
     from IPython.paths import get_ipython_dir
@@ -97,4 +91,4 @@ def _connection_file(profile: str | None) -> str:
     path = Path(found.security_dir) / "ipcontroller-client.json"
     if not path.exists():
         raise FileNotFoundError(f"there is no {path}")
-    return str(path)
+    return path

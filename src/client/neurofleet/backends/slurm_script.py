@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import sys
 from collections.abc import Sequence
@@ -82,6 +83,12 @@ class ScriptRequest:
                 f"{self.engines} engines cannot compute anything",
                 remedy="Give --engines of at least 1",
             )
+        for option in self.slurm.words():
+            if not option.isprintable():
+                raise UsageError(
+                    f"the option {option!r} is more than a line of the script",
+                    remedy="Give the options of sbatch one by one",
+                )
         if self.stop_before_s < LEAST_STOP_BEFORE_S:
             raise UsageError(
                 f"{self.stop_before_s} s before the limit is too late to stop",
@@ -100,7 +107,7 @@ def script(request: ScriptRequest) -> str:
         words = _with_backend(words, name)
     options = [*request.slurm.words()]
     return TEMPLATE.format(
-        name=name.partition(".")[0],
+        name=re.sub(r"[^\w-]", "-", name.partition(".")[0]) or "job",
         engines=request.engines,
         options="".join(f"#SBATCH {option}\n" for option in options),
         modules="".join(f"module load {shlex.quote(module)}\n" for module in request.modules),

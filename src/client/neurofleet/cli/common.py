@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib.metadata
+import io
 import os
 import re
 import shlex
@@ -16,7 +17,7 @@ from typing import Any, TypeVar, cast
 import click
 
 from neurofleet import __version__, safe_point
-from neurofleet.errors import FleetError, UsageError
+from neurofleet.errors import FleetError, UsageError, one_line
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -73,6 +74,8 @@ version_option = click.option(
 def run(command: click.Command, program: str) -> None:
     """Run a command; every error is one line on stderr and a documented exit code."""
     safe_point.listen()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="surrogateescape")  # names of files are bytes
     try:
         code = command.main(prog_name=program, standalone_mode=False)
     except FleetError as error:
@@ -265,5 +268,5 @@ def run_options(command: Command) -> Command:
 
 
 def _say(text: str, code: int) -> int:
-    click.echo(f"error: {' '.join(text.split())}", err=True)
+    click.echo(f"error: {one_line(text)}", err=True)
     return code

@@ -69,7 +69,12 @@ def run_on_head(head: str, words: list[str]) -> int:
         raise UsageError(f"{head!r} is no host", remedy="Give --head user@host COMMAND")
     program = program or PROGRAMS[0]
     command = remote_command(program, words)
-    ssh = shlex.split(os.environ.get("NEUROFLEET_SSH", "ssh"))
+    try:
+        ssh = shlex.split(os.environ.get("NEUROFLEET_SSH") or "ssh")
+    except ValueError as error:
+        raise UsageError(
+            f"NEUROFLEET_SSH is no command ({error})", remedy="Close its quotes, or unset it"
+        ) from error
     try:
         if all(stream.isatty() for stream in (sys.stdin, sys.stdout, sys.stderr)):
             # The terminal is the command's own, Ctrl-C included.
@@ -103,6 +108,8 @@ def _until_stopped(words: list[str]) -> int:
     assert process.stdin is not None
     while True:
         try:
-            return process.wait()
+            code = process.wait()
+            process.stdin.close()
+            return code
         except KeyboardInterrupt:
             process.stdin.close()  # the command there notices, stops, and says how

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,7 @@ from neurofleet.cli.items import map_command
 from neurofleet.cli.slurm import slurm_command
 from neurofleet.cli.workloads import run_command
 from neurofleet.errors import UsageError
+from neurofleet.files import json_value
 
 if TYPE_CHECKING:
     from neurofleet.backends.choice import EngineChoice
@@ -154,7 +156,7 @@ def optimise(
     from neurofleet.optimise import Request
 
     request = Request(
-        name=name or model.resolve().name,
+        name=name or Path(os.path.realpath(model)).name,
         model=model,
         spec=EvaluatorSpec(evaluator, search or (".",), _json_object(kwargs), mechanisms or None),
         settings=Settings(seed, offspring_size, selector, eta, mutpb, cxpb),
@@ -239,7 +241,7 @@ cli.add_command(extend)
 
 def _json_object(text: str) -> dict[str, Any]:
     try:
-        value = json.loads(text)
+        value = json_value(text)
     except ValueError as error:
         raise UsageError(
             f"--kwargs is no JSON ({error})", remedy='Give an object such as {"etype": "cNAD_ltb"}'

@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from neurofleet.errors import RunDirectoryError
+from neurofleet.files import texts, words
 from neurofleet.model import EvaluatorSpec, pack
 from neurofleet.optimise import Request, Result, optimise, simulate_traces
 from neurofleet.progress import Watcher
@@ -46,19 +47,30 @@ def trace_best(run_dir: Path) -> None:
         raise RunDirectoryError(
             f"{str(run_dir)!r} is no run directory", remedy="Name one that neurofleet wrote"
         )
-    bundle = pack(
-        Path(about["model"]["directory"]),
-        EvaluatorSpec.from_json(about["model"]["evaluator"]),
-        exclude=about["model"]["exclude"],
-    )
-    if bundle.digest != about["model"]["digest"]:
+    directory.refuse_foreign()  # the model that it names is code
+    try:
+        model, where = about["model"], Path(about["model"]["directory"])
+        spec, digest = EvaluatorSpec.from_json(model["evaluator"]), model["digest"]
+        exclude = texts(model, "exclude")
+        name = words(about, "name")
+    except (KeyError, ValueError) as error:
         raise RunDirectoryError(
-            f"the model in {about['model']['directory']!r} has changed since the run",
+            f"{str(directory.about)!r} does not describe the model ({error})",
+            remedy="Run the same command again: it replays from the scores and writes it anew",
+        ) from error
+    bundle = pack(where, spec, exclude=exclude)
+    if bundle.digest != digest:
+        raise RunDirectoryError(
+            f"the model in {str(where)!r} has changed since the run",
             remedy="Put its files back as they were",
         )
-    best = checkpoint.read(Path(about["checkpoint"]))["halloffame"][0]
-    with Watcher(about["name"], 0, live=False) as watcher:
-        simulate_traces(directory, bundle, [float(value) for value in best], watcher)
+    best = checkpoint.read(directory.checkpoint_of(about))["halloffame"]
+    if not len(best):
+        raise RunDirectoryError(
+            f"the run in {str(run_dir)!r} has no best individual", remedy="Run its command again"
+        )
+    with Watcher(name, 0, live=False) as watcher:
+        simulate_traces(directory, bundle, [float(value) for value in best[0]], watcher)
 
 
 def _summary(result: Result) -> str:

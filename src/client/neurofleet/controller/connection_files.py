@@ -25,16 +25,20 @@ from pathlib import Path
 from typing import Any
 
 from neurofleet.errors import FleetError, UsageError
+from neurofleet.files import count, entries, read_object, text
+from neurofleet.hub import CLIENT_CHANNELS
 
 #: The order in which ipyparallel hands out ports to channels.
 ENGINE_CHANNELS = ("registration", "control", "mux", "task", "iopub", "hb_ping", "hb_pong")
-CLIENT_CHANNELS = ("control", "mux", "task", "iopub", "notification", "broadcast")
 #: Engine ports after those of ENGINE_CHANNELS: leaves of the broadcast scheduler.
 BROADCAST_LEAVES = 2
 #: Written by one role, read by the controller's user only.
 KEYS_MODE = 0o400
 #: Read by the fleet's group as well.
 FILE_MODE = 0o640
+#: What the settings and the file of keys must have.
+TEXTS = ("head_address", "scheme", "keys_file", "engine_file", "client_file", "user", "group")
+KEYS = ("curve_publickey", "curve_secretkey", "session_key")
 REPAIR = "Run the playbook again: site.yml --tags ipython_profile,ipcontroller,ipengine"
 
 
@@ -92,7 +96,7 @@ def write(settings: Mapping[str, Any], *, dry_run: bool = False) -> list[str]:
     """Make what is missing or differs; return the names of the files that changed."""
     changed = []
     keys_file = Path(settings["keys_file"])
-    keys = _read(keys_file) if keys_file.exists() else None
+    keys = _read_keys(keys_file) if keys_file.exists() else None
     if keys is None:
         changed.append(keys_file.name)
         keys = make_keys()
@@ -105,8 +109,13 @@ def write(settings: Mapping[str, Any], *, dry_run: bool = False) -> list[str]:
             continue
         if path.name not in changed:
             changed.append(path.name)
-        if not dry_run:
+        if dry_run:
+            continue
+        try:
             _replace(path, content, mode, owner, settings["group"])
+        except (OSError, LookupError) as error:
+            why = error.strerror if isinstance(error, OSError) else error
+            raise UsageError(f"{path} cannot be written ({why})", remedy=REPAIR) from error
     return changed
 
 
@@ -118,7 +127,7 @@ def check(settings: Mapping[str, Any]) -> None:
     UsageError
         One is missing or differs: the controller would make new keys and ports.
     """
-    keys = _read(Path(settings["keys_file"]))
+    keys = _read_keys(Path(settings["keys_file"]))
     for path, content in connection_files(settings, keys).items():
         found = _read(path)
         differing = sorted(k for k in content.keys() | found if content.get(k) != found.get(k))
@@ -128,25 +137,47 @@ def check(settings: Mapping[str, Any]) -> None:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text())
+        return read_object(path)
     except (OSError, ValueError) as error:
         # The text of a JSON error would quote the file.
-        why = error.strerror if isinstance(error, OSError) else "no JSON"
+        why = error.strerror if isinstance(error, OSError) else "no JSON object"
         remedy = REPAIR
         if not isinstance(error, OSError):
             remedy = f"Remove it; {REPAIR[0].lower()}{REPAIR[1:]}"
         raise UsageError(f"{path} cannot be read ({why})", remedy=remedy) from None
-    if not isinstance(content, dict):
-        raise UsageError(f"{path} is no JSON object", remedy=f"Remove it. {REPAIR}")
-    return content
+
+
+def _read_keys(path: Path) -> dict[str, Any]:
+    keys = _read(path)
+    if not all(isinstance(keys.get(name), str) and keys[name] for name in KEYS):
+        # What stands there instead may be part of a key.
+        raise UsageError(f"{path} lacks a key", remedy=f"Remove it. {REPAIR}")
+    return keys
+
+
+def _read_settings(path: Path) -> dict[str, Any]:
+    settings = _read(path)
+    try:
+        for name in TEXTS:
+            text(settings, name)
+        for name in ("engine_ports", "client_ports"):
+            for port in entries(settings, name):
+                if not 0 < count({name: port}, name) < 65536:
+                    raise ValueError(f"{port} is no port")
+    except ValueError as error:
+        raise UsageError(f"{path} cannot be used: {error}", remedy=REPAIR) from error
+    return settings
 
 
 def _has_access(path: Path, mode: int, owner: str, settings: Mapping[str, Any]) -> bool:
-    return (
-        path.stat().st_mode & 0o7777 == mode
-        and path.owner() == owner
-        and path.group() == settings["group"]
-    )
+    try:
+        return (
+            path.stat().st_mode & 0o7777 == mode
+            and path.owner() == owner
+            and path.group() == settings["group"]
+        )
+    except KeyError:  # a user or a group without a name
+        return False
 
 
 def _replace(path: Path, content: Mapping[str, Any], mode: int, owner: str, group: str) -> None:
@@ -173,7 +204,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("settings", type=Path)
     options = parser.parse_args(arguments)
     try:
-        settings = _read(options.settings)
+        settings = _read_settings(options.settings)
         if options.action == "check":
             check(settings)
         else:

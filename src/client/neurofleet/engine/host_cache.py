@@ -33,6 +33,7 @@ import platformdirs
 
 from neurofleet import __version__
 from neurofleet.errors import ModelError, WorkloadFailed
+from neurofleet.files import read_object
 from neurofleet.model import EvaluatorSpec, mechanism_directories, unpack
 
 #: How long one process waits for another that compiles the same model [s].
@@ -111,8 +112,8 @@ def ensure_compiled(digest: str, *, again: bool = False) -> tuple[Path, Evaluato
         home.mkdir(parents=True, exist_ok=True)
         with filelock.FileLock(home / "lock", timeout=COMPILE_TIMEOUT_S):
             if not again:
-                with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-                    return model, EvaluatorSpec.from_json(json.loads(ready.read_text()))
+                with contextlib.suppress(OSError, ValueError, KeyError, ModelError):
+                    return model, _read_mark(ready, digest)
             archive = home / "bundle.tar.gz"
             shutil.rmtree(build, ignore_errors=True)
             model.mkdir(parents=True)
@@ -122,7 +123,7 @@ def ensure_compiled(digest: str, *, again: bool = False) -> tuple[Path, Evaluato
                 archive.unlink()  # so that it is sent again
                 raise
             _compile(model, spec)
-            ready.write_text(json.dumps(spec.as_json()))
+            ready.write_text(_mark(spec, digest))
             return model, spec
     except filelock.Timeout as error:
         raise WorkloadFailed(
@@ -132,6 +133,20 @@ def ensure_compiled(digest: str, *, again: bool = False) -> tuple[Path, Evaluato
         ) from error
     except OSError as error:
         raise _unwritable(error) from error
+
+
+def _mark(spec: EvaluatorSpec, digest: str) -> str:
+    """Return the mark that a model is ready: its spec, and a hash that a damaged one lacks."""
+    text = json.dumps(spec.as_json(), sort_keys=True)
+    checksum = hashlib.sha256(f"{digest} {text}".encode()).hexdigest()
+    return json.dumps({"evaluator": spec.as_json(), "checksum": checksum})
+
+
+def _read_mark(ready: Path, digest: str) -> EvaluatorSpec:
+    spec = EvaluatorSpec.from_json(read_object(ready)["evaluator"])
+    if ready.read_text() != _mark(spec, digest):
+        raise ValueError("its checksum is another")
+    return spec
 
 
 def _compile(model: Path, spec: EvaluatorSpec) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
+from neurofleet.files import as_object, count, entries, real, text, texts
 from neurofleet.units import Unit
 
 
@@ -79,16 +80,31 @@ class Description:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Description:
-        """Rebuild a description from ``as_json``."""
+        """Rebuild a description from ``as_json``; a ``ValueError`` if it is of another form."""
+        objectives = texts(data, "objectives")
 
-        def unit(item: Mapping[str, Any]) -> Unit:
-            return Unit(item["name"], tuple(item["protocols"]), tuple(item["objectives"]))
+        def parameter(item: Any) -> Parameter:
+            item = as_object(item)
+            return Parameter(text(item, "name"), real(item, "lower"), real(item, "upper"))
 
+        def unit(item: Any) -> Unit:
+            item = as_object(item)
+            numbers = [count({"objectives": n}, "objectives") for n in entries(item, "objectives")]
+            if any(number >= len(objectives) for number in numbers):
+                raise ValueError(f"unit {text(item, 'name')!r} has an objective that is none")
+            return Unit(text(item, "name"), texts(item, "protocols"), tuple(numbers))
+
+        penalties = [
+            real({"penalties": value}, "penalties") for value in entries(data, "penalties")
+        ]
+        if len(penalties) != len(objectives):
+            raise ValueError("'penalties' are not as many as 'objectives'")
+        versions = as_object(data.get("versions"))
         return cls(
-            parameters=tuple(Parameter(**item) for item in data["parameters"]),
-            objectives=tuple(data["objectives"]),
-            penalties=tuple(data["penalties"]),
-            whole=unit(data["whole"]),
-            units=tuple(unit(item) for item in data["units"]),
-            versions=dict(data["versions"]),
+            parameters=tuple(map(parameter, entries(data, "parameters"))),
+            objectives=objectives,
+            penalties=tuple(penalties),
+            whole=unit(data.get("whole")),
+            units=tuple(map(unit, entries(data, "units"))),
+            versions={name: text(versions, name) for name in versions},
         )

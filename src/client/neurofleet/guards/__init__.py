@@ -6,13 +6,13 @@ was launched so.
 
 from __future__ import annotations
 
-import json
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from neurofleet.errors import UsageError
+from neurofleet.files import flag, number, read_settings, text, texts, words
 
 #: Where Ansible writes the settings; ``NEUROFLEET_GUARDS`` names another file.
 PATH = Path("/etc/neurofleet/guards.json")
@@ -65,29 +65,18 @@ def read(file: Path | None = None) -> Settings | None:
     UsageError
         The file is there and cannot be used.
     """
-    file = file or path()
-    try:
-        content = json.loads(file.read_text())
-        if content["schema_version"] != SCHEMA_VERSION:
-            raise ValueError(f"schema_version is {content['schema_version']}")
-        return _settings(content)
-    except FileNotFoundError:
-        return None
-    except (OSError, KeyError, TypeError, ValueError) as error:
-        raise UsageError(
-            f"the guards' settings {str(file)!r} cannot be used ({error})",
-            remedy="Run the playbook again: site.yml --tags guards",
-        ) from error
+    remedy = "Run the playbook again: site.yml --tags guards"
+    return read_settings(file or path(), SCHEMA_VERSION, _settings, "the guards' settings", remedy)
 
 
-def _settings(content: dict[str, Any]) -> Settings:
+def _settings(content: Mapping[str, Any]) -> Settings:
     return Settings(
-        on_head=bool(content["on_head"]),
-        idle_s=float(content["idle_s"]),
-        connection_file=Path(content["connection_file"]),
-        metadata_url=str(content["metadata_url"]).rstrip("/"),
-        timer=str(content["timer"]),
-        most_h=float(content["most_h"]),
-        wishes=Path(content["wishes"]),
-        results_below=tuple(Path(folder) for folder in content["results_below"]),
+        on_head=flag(content, "on_head"),
+        idle_s=number(content, "idle_s"),
+        connection_file=Path(text(content, "connection_file")),
+        metadata_url=words(content, "metadata_url").rstrip("/"),
+        timer=text(content, "timer"),
+        most_h=number(content, "most_h"),
+        wishes=Path(text(content, "wishes")),
+        results_below=tuple(map(Path, texts(content, "results_below"))),
     )

@@ -6,8 +6,10 @@ On workers that is an engine, told by ``neurofleet extend`` on the head.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import shutil
 import subprocess
 import time
 from datetime import UTC, datetime
@@ -15,10 +17,13 @@ from pathlib import Path
 
 from neurofleet import guards
 from neurofleet.errors import UsageError, WorkloadFailed
+from neurofleet.files import as_object, json_value, number
 from neurofleet.rundir import write_whole
 
 #: Name of a wish in the directory of wishes.
 WISH = "wish.json"
+#: What is read of a wish [bytes].
+LONGEST_WISH = 1000
 #: How long the guard may take to do as it is asked [s].
 TAKEN_WITHIN_S = 15.0
 LOOK_EVERY_S = 0.1
@@ -76,26 +81,37 @@ def ask_for(until: float, limit_s: float = TAKEN_WITHIN_S) -> float:
 def take_wish(settings: guards.Settings, now: float) -> str:
     """Do what was asked for, if something was; return a line for the journal."""
     wish = settings.wishes / WISH
-    try:
-        # The directory is others': a link in it could name any file.
-        number = os.open(wish, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-    except FileNotFoundError:
+    if not os.path.lexists(wish):
         return ""
-    except OSError as error:
-        wish.unlink(missing_ok=True)
-        return f"a wish could not be read: {error.strerror}"
-    with os.fdopen(number) as file:
-        text = file.read(1000)
     try:
-        until = min(float(json.loads(text)["until"]), now + settings.most_h * 3600)
+        until = min(_wanted(wish), now + settings.most_h * 3600)
         if not until > now:
             return "an end in the past was asked for: not done"
         put_off(settings.timer, until)
         return f"this machine ends at {shown(until)}, as was asked for"
-    except (ValueError, KeyError, TypeError):
+    except OSError as error:
+        return f"a wish could not be read: {error.strerror}"
+    except ValueError:
         return "a wish was no wish: not done"
     finally:
-        wish.unlink(missing_ok=True)
+        _remove(wish)  # whatever it was; who asked waits for this
+
+
+def _wanted(wish: Path) -> float:
+    # The directory is others': a link in it could name any file.
+    opened = os.open(wish, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    try:
+        return number(as_object(json_value(os.read(opened, LONGEST_WISH))), "until")
+    finally:
+        os.close(opened)
+
+
+def _remove(wish: Path) -> None:
+    with contextlib.suppress(OSError):
+        if wish.is_dir() and not wish.is_symlink():
+            shutil.rmtree(wish)
+        else:
+            wish.unlink(missing_ok=True)
 
 
 def put_off(timer: str, until: float) -> None:

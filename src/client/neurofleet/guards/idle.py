@@ -15,6 +15,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
+from neurofleet.files import count, read_object
 from neurofleet.hub import HubAddress, queues
 from neurofleet.model import RUN_MARKER
 
@@ -74,7 +75,7 @@ def asker(connection_file: Path) -> Callable[[], Mapping[int, tuple[int, int]] |
     def ask() -> Mapping[int, tuple[int, int]] | None:
         try:
             return queues(HubAddress.from_file(connection_file))
-        except (OSError, ValueError, KeyError):  # not written yet, or just being replaced
+        except (OSError, ValueError):  # not written yet, or just being replaced
             return None
 
     return ask
@@ -85,8 +86,8 @@ def engines_here(run: Path = Path("/run")) -> set[int]:
     found = set()
     for note in run.glob("ipengine-*/neurofleet-engine-*.json"):
         try:
-            found.add(int(json.loads(note.read_text())["engine"]))
-        except (OSError, ValueError, KeyError, TypeError):  # of an engine that is just ending
+            found.add(count(read_object(note), "engine"))
+        except (OSError, ValueError):  # of an engine that is just ending
             continue
     return found
 

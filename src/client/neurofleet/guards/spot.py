@@ -5,10 +5,11 @@ https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/spot-instance-termination-no
 
 from __future__ import annotations
 
-import json
 import urllib.error
 import urllib.request
 from datetime import UTC, datetime
+
+from neurofleet.files import as_object, json_value, words
 
 #: How long the metadata service may take [s].
 ANSWER_S = 2.0
@@ -58,10 +59,10 @@ class Metadata:
 def _moment(text: str) -> float | None:
     """Return the time in a notice; one that cannot be read means now."""
     try:
-        notice = json.loads(text)
+        notice = as_object(json_value(text))
         if notice.get("action") == "none":
             return None
-        time = datetime.strptime(notice["time"], "%Y-%m-%dT%H:%M:%SZ")
-    except (ValueError, KeyError, TypeError, AttributeError):
+        time = datetime.strptime(words(notice, "time"), "%Y-%m-%dT%H:%M:%SZ")
+    except ValueError:
         return datetime.now(UTC).timestamp()
     return time.replace(tzinfo=UTC).timestamp()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 from neurofleet import checkpoint
 from neurofleet.engine.outcome import Description
 from neurofleet.errors import RunDirectoryError, WorkloadFailed
+from neurofleet.files import read_object
 from neurofleet.report import scores
 from neurofleet.rundir import RunDirectory
 from neurofleet.store import FILE as STORE_FILE
@@ -138,7 +138,7 @@ def read(directory: Path) -> Record:
     try:
         description = Description.from_json(about["description"])
         digest = str(about["model"]["digest"])
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise RunDirectoryError(
             f"{str(files.about)!r} does not describe the model ({type(error).__name__}: {error})",
             remedy="Run the same command again: it replays from the scores and writes it anew",
@@ -165,10 +165,7 @@ def read(directory: Path) -> Record:
 
 
 def _read_checkpoint(files: RunDirectory, about: Mapping[str, Any]) -> Mapping[str, Any]:
-    named = about.get("checkpoint")
-    path = Path(named) if named else files.checkpoint
-    if not path.exists():
-        path = files.checkpoint  # the run directory may have been moved, its record has not
+    path = files.checkpoint_of(about)
     if not path.exists():
         raise RunDirectoryError(
             f"the run in {str(files.path)!r} has finished no generation yet",
@@ -232,7 +229,7 @@ def _progress(logbook: Sequence[Mapping[str, Any]]) -> Progress:
 def _traces(path: Path, parameters: tuple[float, ...]) -> Traces:
     """Read the recordings, if they are of the individual with these parameters."""
     try:
-        data = json.loads(path.read_text())
+        data = read_object(path)
         if _floats(data["parameters"]) != parameters:
             return Traces("stale")
         if data["status"] != "ok":

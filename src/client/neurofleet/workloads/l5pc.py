@@ -23,7 +23,8 @@ from pathlib import Path, PurePosixPath
 
 import filelock
 
-from neurofleet.checkpoint import refuse_foreign_pickle
+from neurofleet.checkpoint import read as read_checkpoint
+from neurofleet.checkpoint import read_own_pickle
 from neurofleet.engine import host_cache
 from neurofleet.engine.host_cache import cache_directory
 from neurofleet.engine.warm_process import without_display
@@ -214,9 +215,10 @@ def draw(
     list of str
         The files.
     """
-    for pickled in (checkpoint, responses):
-        if pickled is not None and pickled.exists():
-            refuse_foreign_pickle(pickled)
+    if checkpoint is not None and checkpoint.exists():
+        read_checkpoint(checkpoint)  # upstream's code opens it without a look
+    if responses is not None and responses.exists():
+        read_own_pickle(responses)
     if what == "diversity" and checkpoint is not None and not checkpoint.exists():
         raise UsageError(
             f"there is no checkpoint {str(checkpoint)!r} to draw the diversity of",

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from neurofleet.backends.choice import EngineChoice
 from neurofleet.errors import UsageError, WorkloadFailed
+from neurofleet.files import open_input
 from neurofleet.itemrun import ItemRun, View, run
 from neurofleet.jobs import Job, pickled
 from neurofleet.rundir import write_whole
@@ -192,7 +193,7 @@ def read_csv(path: Path, target: str, drop: Sequence[str] = ()) -> Data:
     import numpy as np
 
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
+        with open_input(path, "utf-8-sig", newline="") as file:
             rows = [row for row in csv.reader(file) if row]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         why = error.strerror if isinstance(error, OSError) else f"it is no CSV: {error}"

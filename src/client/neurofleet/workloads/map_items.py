@@ -14,6 +14,7 @@ from typing import Any
 from neurofleet.backends.choice import EngineChoice
 from neurofleet.engine.job import OfJson
 from neurofleet.errors import UsageError, first_line
+from neurofleet.files import json_value, open_input
 from neurofleet.itemrun import ItemRun, Outcome, View, run
 from neurofleet.jobs import Job, own_modules, pickled
 from neurofleet.rundir import write_whole
@@ -107,7 +108,8 @@ def read_lines(path: Path) -> list[str]:
         The file cannot be read, or a line is no JSON.
     """
     try:
-        content = path.read_text()
+        with open_input(path) as file:
+            content = file.read()
     except (OSError, UnicodeDecodeError) as error:
         why = error.strerror if isinstance(error, OSError) else "it is no text"
         raise UsageError(
@@ -119,7 +121,7 @@ def read_lines(path: Path) -> list[str]:
         if not line.strip():
             continue
         try:
-            json.loads(line)
+            json_value(line)
         except ValueError as error:
             raise UsageError(
                 f"line {number} of {str(path)!r} is no JSON ({error})",
@@ -147,7 +149,7 @@ def load(name: str) -> Any:
         sys.path.insert(0, str(Path.cwd()))
     try:
         module = importlib.import_module(module_name)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise UsageError(
             f"{module_name!r} cannot be imported ({type(error).__name__}: {first_line(error)})",
             remedy="Go to the directory that has the module, and see that"
