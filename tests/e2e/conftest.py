@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 import uuid
 from collections.abc import Generator, Iterator
 from pathlib import Path
@@ -121,7 +122,7 @@ def fleet(made: Made, request: pytest.FixtureRequest) -> booted.Fleet:
     """The fleet, whole: each test leaves it so, unless it fails."""
     failed = request.session.testsfailed
     if made.seen_whole_after_failures != failed:
-        made.fleet.engines()
+        made.fleet.whole_again(time.monotonic())
         made.seen_whole_after_failures = failed
     return made.fleet
 

@@ -11,6 +11,7 @@ from e2e.booted import HEAD, WORKERS, Fleet
 from e2e.faults import power
 from e2e.faults.disturbed import DisturbedRun
 from e2e.processes import awaited
+from neurofleet.status import WORTH_A_LINE_S
 
 #: systemd's name of the controller's main process.
 MAIN = "$(systemctl show --property=MainPID --value ipcontroller)"
@@ -93,8 +94,12 @@ def _power(back_after_s: float) -> Callable[[Scene], None]:
 def _all_workers_off(scene: Scene) -> None:
     for worker in WORKERS:
         power.off(worker)
-    waiting = lambda: scene.run.status().get("state") == "waiting for engines"  # noqa: E731
-    awaited(lambda: not scene.run.running() or waiting(), 90, "the run says that it waits")
+
+    def told() -> bool:
+        since = scene.run.status().get("waiting_since")
+        return bool(since) and time.time() - since > 1.2 * WORTH_A_LINE_S
+
+    awaited(lambda: not scene.run.running() or told(), 90, "the run says that it waits")
     back = scene.worker
     power.on(back)
     scene.run.wait_until_computing(hosts=1)
@@ -150,7 +155,7 @@ FAULTS = {
         Fault("engine SIGSTOP 60 s", _paused("ipengine@1", lambda s: s.worker, 60), 60),
         Fault("worker off and on", _power(2), 2, weight=4),
         Fault("worker off for 60 s", _power(60), 60),
-        Fault("both workers off, one back, the other", _all_workers_off, 30),
+        Fault("both workers off, one back, the other", _all_workers_off, 45),
         Fault("worker cut off for 20 s", _cut(20), 20, weight=2),
         Fault("worker cut off for 5 min", _cut(300), 300, weight=0),
         Fault("controller SIGKILL", _controller, weight=4),

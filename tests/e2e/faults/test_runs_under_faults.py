@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import re
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -88,13 +89,16 @@ def test_worker_with_another_neuron_is_named_and_left_out(fleet: Fleet, tmp_path
     run = DisturbedRun(fleet, Evolution(quick(), generations=1), "disturbed-mixed", tmp_path)
     try:
         fleet.done(other, f"sed -i.kept 's/^Version: .*/Version: 8.2.6/' {metadata}/METADATA")
+        since = fleet.now(other)
         fleet.done(other, "systemctl restart ipengine@1")
-        fleet.engines()
+        registered = "Completed registration"
+        awaited(lambda: registered in fleet.journal(other, "ipengine@1", since), 60, registered)
         run.begin()
         done = run.to_its_end(120)
     finally:
         fleet.done(other, f"mv {metadata}/METADATA.kept {metadata}/METADATA")
         fleet.done(other, "systemctl restart ipengine@1")
+        fleet.whole_again(time.monotonic())
     assert done.code == 0, done.err
     assert re.search(
         rf"engine \d+ is left out: the engine on {other} has neuron 8\.2\.6, this machine has",
@@ -128,28 +132,22 @@ def test_verify_names_the_worker_that_scores_wrongly(fleet: Fleet, tmp_path: Pat
 @pytest.fixture
 def faked_clock(fleet: Fleet) -> Iterator[str]:
     """A clock for programs on the head that can be set; yields the file that sets it."""
-    install = "DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends"
-    fleet.done(HEAD, f"dpkg -s libfaketime >/dev/null 2>&1 || {install} libfaketime", limit_s=200)
-    file = "/var/lib/neurofleet/work/clock"
-    fleet.done(HEAD, f"echo +0 > {file}; chmod 644 {file}")
-    library = fleet.done(HEAD, "ls /usr/lib/*/faketime/libfaketime.so.1")
-    words = (
-        f"LD_PRELOAD={library} FAKETIME_TIMESTAMP_FILE={file} FAKETIME_NO_CACHE=1"
-        " FAKETIME_DONT_FAKE_MONOTONIC=1 FAKETIME_DISABLE_SHM=1"
-    )
+    file, library = "/opt/clock", "/opt/libclock.so"
+    fleet.copy(Path(__file__).with_name("clock.c"), HEAD, "/opt/clock.c")
+    fleet.done(HEAD, f"gcc -shared -fPIC -o {library} /opt/clock.c && echo 0 > {file}")
+    words = f"LD_PRELOAD={library} CLOCK_FILE={file}"
+    unit = f"[Service]\\nEnvironment={words}\\n"
     folder = "/run/systemd/system/ipcontroller.service.d"
-    fleet.done(
-        HEAD,
-        f"mkdir -p {folder} && printf '[Service]\\nEnvironment={words}\\n' > {folder}/clock.conf"
-        " && systemctl daemon-reload && systemctl restart ipcontroller",
-    )
+    again = "systemctl daemon-reload && systemctl restart ipcontroller"
     try:
+        fleet.done(
+            HEAD,
+            f"mkdir -p {folder} && printf '{unit}' > {folder}/clock.conf && {again}",
+        )
         yield f"{file} {words}"
     finally:
-        fleet.done(
-            HEAD, f"rm -r {folder} && systemctl daemon-reload && systemctl restart ipcontroller"
-        )
-        fleet.engines()
+        fleet.done(HEAD, f"rm -rf {folder} /opt/clock /opt/clock.c {library} && {again}")
+        fleet.whole_again(time.monotonic())
 
 
 @pytest.mark.parametrize("jump", ["+3600", "-3600"])
@@ -157,7 +155,7 @@ def test_clock_of_the_head_that_jumps_by_an_hour_ends_nothing(
     fleet: Fleet, faked_clock: str, tmp_path: Path, jump: str
 ) -> None:
     file, _, words = faked_clock.partition(" ")
-    fleet.engines()
+    fleet.whole_again(time.monotonic())
     put_model(fleet, "quick")
     evolution = Evolution(quick(stretch=10.0), offspring=6, generations=2)
     run = DisturbedRun(
@@ -221,7 +219,7 @@ def test_worker_reads_no_secret_of_the_head_and_no_run_of_anybody(fleet: Fleet) 
         HEAD,
         "cd && printf '%s\\n' 1 2 > items.jsonl && cat > reads.py <<'END'\n"
         "def reads(_item):\n    import contextlib, io\n    text = io.StringIO()\n"
-        f"    with contextlib.redirect_stdout(text):\n        exec({task!r})\n"
+        f"    with contextlib.redirect_stdout(text):\n        exec({task!r}, {{}})\n"
         "    return text.getvalue()\nEND\n"
         "rm -rf reads-run && neurofleet map reads:reads items.jsonl --run-dir reads-run"
         " --output reads.out && cat reads.out",
