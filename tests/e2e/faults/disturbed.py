@@ -6,7 +6,6 @@ import contextlib
 import itertools
 import json
 import shlex
-import shutil
 import time
 from collections import Counter
 from dataclasses import dataclass, field
@@ -146,8 +145,3 @@ def simulated() -> Counter[str]:
         with contextlib.suppress(FileNotFoundError):
             found.update(inside(worker, COUNTED).read_text().splitlines())
     return found
-
-
-def keep(run: DisturbedRun, target: Path) -> None:
-    """Copy a run directory to this computer, to look at it."""
-    shutil.copytree(run.directory, target, ignore=shutil.ignore_patterns("engines"))
