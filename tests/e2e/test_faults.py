@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import array
+import random
 import signal
 import time
 from pathlib import Path
@@ -13,6 +14,7 @@ from e2e.processes import awaited, controllers, engines_simulating, processes_wi
 from e2e.running import (
     Bench,
     Evolution,
+    Row,
     Scores,
     Upstream,
     course,
@@ -28,6 +30,8 @@ pytestmark = pytest.mark.timeout(240)
 
 #: Units of about 0.3, 0.5 and 1 s: long enough to be hit in the middle.
 LONG = Evolution(quick(stretch=10.0), offspring=4)
+#: So often one run's client is killed; each start takes two seconds.
+KILLS = 8
 #: Of misbehaving's first generations some individuals fail and some do not.
 FEW = 4
 
@@ -163,6 +167,34 @@ def test_client_killed_in_a_generation_and_started_again_simulates_nothing_twice
     assert (
         differences(course(bench.directory("run") / "checkpoint.pkl"), upstream.course(LONG)) == []
     )
+
+
+def test_client_killed_again_and_again_comes_to_the_same_numbers(
+    bench: Bench, upstream: Upstream, mark: str
+) -> None:
+    """At moments of chance, so also while it writes its store or its checkpoint."""
+    seed = random.SystemRandom().randrange(10**6)
+    print(f"seed {seed}")
+    chance = random.Random(seed)
+    evolution = Evolution(quick(), offspring=6, generations=6)
+    run = bench.directory("run")
+    assert bench.optimise(Evolution(quick(), 1, 1), run="warm", backend="serial").ended().code == 0
+    kept: list[Row] = []
+    for _ in range(KILLS):
+        client = bench.optimise(evolution, backend="serial")
+        scored(run, len(kept) + 1, client)
+        time.sleep(chance.uniform(0, 0.4))  # the moment is a matter of chance
+        client.signal(signal.SIGKILL)
+        client.ended()
+        awaited(lambda: not processes_with(mark), 30, "what it simulated has ended")
+        found = rows(run)
+        assert found[: len(kept)] == kept, "what was scored stays, once"
+        kept = found
+    done = bench.optimise(evolution, backend="serial").ended()
+    assert done.code == 0, done.err
+    assert rows(run)[: len(kept)] == kept
+    assert done.counts[0] == len(rows(run)) - len(kept)
+    assert differences(course(run / "checkpoint.pkl"), upstream.course(evolution)) == []
 
 
 @pytest.mark.parametrize("how", ["ctrl-c", "SIGTERM"])
