@@ -38,10 +38,6 @@ SHORT = (
     "both workers off, one back, the other",
     "controller's child SIGKILL",
     "client SIGINT",
-    "worker cut off for 20 s",
-    "engine SIGSTOP 30 s",
-    "controller SIGSTOP 30 s",
-    "head rebooted",
 )
 
 
