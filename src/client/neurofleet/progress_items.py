@@ -75,8 +75,8 @@ class ItemWatcher:
 
     def farm(self, state: FarmState) -> None:
         """Engines came, went, or changed what they do."""
-        line = self._patience.line(state)
         if not self._console.is_terminal:
+            line = self._patience.line(state)
             if line is not None:
                 self.says(line)
             if state.engines < self._size:

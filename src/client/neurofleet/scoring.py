@@ -206,7 +206,7 @@ class Scoring:
         todo = [self._task(*pair, measured, expected) for pair in missing]
         try:
             self._farm.run(todo, keep)
-            if generation:
+            if generation and self._verify:
                 self._score_again(self._farm, todo, found)
         finally:
             simulated = len(found) - stored
@@ -227,10 +227,7 @@ class Scoring:
         def keep(task: Task, outcome: Outcome) -> None:
             second[task.key[:2]] = outcome
 
-        if chosen:
-            farm.run(
-                [_Again((*task.key, found[task.key].host), *task[1:]) for task in chosen], keep
-            )
+        farm.run([_Again((*task.key, found[task.key].host), *task[1:]) for task in chosen], keep)
         for task in chosen:
             self._refuse_difference(task, found[task.key], second[task.key])
         self.verified += len(chosen)

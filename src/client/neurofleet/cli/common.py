@@ -12,7 +12,7 @@ import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, ClassVar, TypeVar, cast
 
 import click
 
@@ -37,11 +37,6 @@ def examples(*lines: str) -> str:
     shown = "\n".join(f"  {line}" for line in lines)
     return f"\b\nExamples:\n{shown}\n\n{EXIT_CODES}"
 
-
-#: Units of a length of time [s].
-SECONDS = {"h": 3600.0, "m": 60.0, "s": 1.0}
-#: The most that is taken for one [s].
-LONGEST_S = 366 * 86400.0
 
 CONTEXT = {
     "help_option_names": ["-h", "--help"],
@@ -115,6 +110,9 @@ class Duration(click.ParamType[float]):
     """A length of time: ``90s``, ``30m``, ``1h30m``, or a number of seconds."""
 
     name = "duration"
+    #: Units [s], and the most that is taken [s].
+    _SECONDS: ClassVar = {"h": 3600.0, "m": 60.0, "s": 1.0}
+    _LONGEST_S = 366 * 86400.0
     _FORM = re.compile(r"(?:(?P<h>\d+)h)?(?:(?P<m>\d+)m)?(?:(?P<s>\d+(?:\.\d+)?)s?)?")
 
     def convert(
@@ -125,8 +123,8 @@ class Duration(click.ParamType[float]):
             return float(value)
         found = self._FORM.fullmatch(value.strip())
         parts = found.groupdict("0") if found else {}
-        seconds = sum(float(parts.get(unit, 0)) * each for unit, each in SECONDS.items())
-        if not 0 < seconds <= LONGEST_S:
+        seconds = sum(float(parts.get(unit, 0)) * each for unit, each in self._SECONDS.items())
+        if not 0 < seconds <= self._LONGEST_S:
             self.fail(
                 f"{value!r} is no length of time up to a year, such as 90s, 30m or 1h30m",
                 param,
