@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import sys
 import tempfile
 from pathlib import Path
 
 from e2e.booted import MACHINES, Fleet
-from e2e.faults.campaign import broken_promises, campaign, table
+from e2e.faults.campaign import EVOLUTION, broken_promises, campaign, table
 from e2e.faults.kinds import FAULTS
 
 
@@ -22,9 +23,13 @@ def main() -> int:
         "--kinds", nargs="+", choices=sorted(FAULTS), metavar="KIND",
         help=f"which (all but the longest): {', '.join(sorted(FAULTS))}",
     )  # fmt: skip
+    parser.add_argument(
+        "--generations", type=int, default=EVOLUTION.generations,
+        help="of each run (%(default)s): more for faults that last longer",
+    )  # fmt: skip
     options = parser.parse_args()
-    if options.faults < 1 or options.runs < 1:
-        parser.error("give at least one fault and one run")
+    if min(options.faults, options.runs, options.generations) < 1:
+        parser.error("give at least one fault, one run and one generation")
     if not MACHINES.exists():
         parser.error("no fleet is up on this computer; boot one with: make fleet")
     kinds = [fault for fault in FAULTS.values() if fault.weight]
@@ -32,7 +37,10 @@ def main() -> int:
         kinds = [FAULTS[name] for name in options.kinds]
     with tempfile.TemporaryDirectory(prefix="neurofleet-chaos-") as folder:
         log = Path(folder)
-        ended = campaign(Fleet(log), kinds, options.faults, options.runs, options.seed, log)
+        evolution = dataclasses.replace(EVOLUTION, generations=options.generations)
+        ended = campaign(
+            Fleet(log), kinds, options.faults, options.runs, options.seed, log, evolution
+        )
     print(table(ended))
     broken = broken_promises(ended)
     for line in broken:

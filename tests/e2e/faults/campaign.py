@@ -15,12 +15,12 @@ from e2e.faults.disturbed import (
     COUNTED,
     DisturbedRun,
     forget_runs,
-    forget_simulated,
+    optimise,
     put_model,
     simulated,
 )
 from e2e.faults.kinds import Fault, Scene
-from e2e.running import Evolution, Scores, differences, quick, scores
+from e2e.running import Evolution, Row, Scores, differences, quick, scores
 from neurofleet.units import WHOLE
 
 #: 240 units of 0.3, 0.5 and 1 s: more than a minute on two engines.
@@ -63,21 +63,22 @@ class Ended:
 
 @dataclass(frozen=True)
 class Undisturbed:
-    """What a run comes to when nothing breaks."""
+    """What a command comes to when nothing breaks."""
 
+    words: Sequence[str]
     course: dict[str, Any]
     scores: Scores
 
 
-def undisturbed(fleet: Fleet, log: Path, evolution: Evolution = EVOLUTION) -> Undisturbed:
+def undisturbed(fleet: Fleet, log: Path, evolution: Evolution) -> Undisturbed:
     """Run an evolution once in peace."""
     forget_runs(fleet)
     put_model(fleet, evolution.model.name)
-    run = DisturbedRun(fleet, evolution, "disturbed-not", log)
+    run = DisturbedRun(fleet, optimise(evolution), "disturbed-not", log)
     run.begin()
     done = run.to_its_end(RUN_LIMIT_S)
     assert done.code == 0, done.err
-    return Undisturbed(run.course(), _of_units(run))
+    return Undisturbed(run.words, run.course(), scores_that_decide(run.scored()))
 
 
 def disturbed(
@@ -87,11 +88,10 @@ def disturbed(
     chance: random.Random,
     log: Path,
     name: str,
-    evolution: Evolution = EVOLUTION,
 ) -> Ended:
-    """Run an evolution under faults, one after the other as soon as the fleet computes again."""
-    forget_simulated()
-    run = DisturbedRun(fleet, evolution, f"disturbed-{name}", log)
+    """Run a command under faults, one after the other as soon as the fleet computes again."""
+    forget_runs(fleet)
+    run = DisturbedRun(fleet, peace.words, f"disturbed-{name}", log)
     run.begin()
     run.wait_until_computing()
     scene, injected = Scene(fleet, run, chance), list[Injected]()
@@ -108,15 +108,15 @@ def disturbed(
         found.stalled_s = run.longest_pause(found.at, time.time()) - fault.lasts_s
         found.twice = _twice() - before
     done = run.to_its_end(RUN_LIMIT_S)
-    ours = _of_units(run)
+    ours = scores_that_decide(run.scored())
     lost = sum(ours.get(key) != value for key, value in peace.scores.items())
     differs = differences(run.course(), peace.course) if done.code == 0 else ["not finished"]
     return Ended(done.code, done.err, differs, lost, injected)
 
 
-def _of_units(run: DisturbedRun) -> Scores:
-    """Return the scores that decide; wholes are only compared, once on a machine."""
-    return scores([row for row in run.scored() if row.unit != WHOLE])
+def scores_that_decide(scored: Sequence[Row]) -> Scores:
+    """Return the scores of units; wholes are only compared with them, once on a machine."""
+    return scores([row for row in scored if row.unit != WHOLE])
 
 
 def _twice() -> int:
@@ -124,11 +124,17 @@ def _twice() -> int:
 
 
 def campaign(
-    fleet: Fleet, kinds: Sequence[Fault], faults: int, runs: int, seed: int, log: Path
+    fleet: Fleet,
+    kinds: Sequence[Fault],
+    faults: int,
+    runs: int,
+    seed: int,
+    log: Path,
+    evolution: Evolution = EVOLUTION,
 ) -> list[Ended]:
     """Inject so many faults over at least so many runs; tell of each run as it ends."""
     chance = random.Random(seed)
-    peace = undisturbed(fleet, log)
+    peace = undisturbed(fleet, log, evolution)
     ended: list[Ended] = []
     left = faults
     while left > 0 or len(ended) < runs:

@@ -8,6 +8,7 @@ import json
 import shlex
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ from e2e.running import MODELS, Client, Evolution, Finished, Row, course, rows
 USER, HOME = "user", "/home/user"
 #: Where each worker's engines write down what they simulate; engines may write there.
 COUNTED = "/var/lib/neurofleet/work/simulated"
+#: BluePyOpt's L5PC, with the numbers that everybody knows.
+L5PC = ("opt_l5pc", "--start", "--ipyparallel", "--seed=42", "--offspring-size=4", "--max-ngen=2")
 #: The client may take so long to begin, engines to be there, a unit to be scored [s].
 LIMIT_S = 180.0
 
@@ -32,22 +35,20 @@ class DisturbedRun:
     Parameters
     ----------
     fleet : Fleet
-    evolution : Evolution
+    words : sequence of str
+        Its command, without the run directory.
     name : str
         Of its directory on the head; unique on this fleet.
     log : Path
         Directory for what its commands say.
-    options : tuple of str
-        More words of the command.
     environment : str
         Variables of the command, as a shell takes them.
     """
 
     fleet: Fleet
-    evolution: Evolution
+    words: Sequence[str]
     name: str
     log: Path
-    options: tuple[str, ...] = ()
     environment: str = ""
     commands: list[Client] = field(default_factory=list)
 
@@ -63,12 +64,7 @@ class DisturbedRun:
 
     def begin(self) -> None:
         """Give the command, for the first time or again."""
-        model = self.evolution.model
-        words = [
-            "neurofleet", "optimise", *self.evolution.options(), "--no-report",
-            f"--run-dir={self.name}", f"--name={model.name}", *self.options,
-        ]  # fmt: skip
-        words[2] = model.name  # where it lies on the head
+        words = [*self.words, "--no-report", f"--run-dir={self.name}"]
         log = self.log / f"{self.name.replace('/', '-')}-{len(self.commands)}.log"
         line = f"cd {HOME} && exec env {self.environment} {shlex.join(words)}"
         self.commands.append(self.fleet.begin(HEAD, line, log, user=USER))
@@ -118,6 +114,13 @@ class DisturbedRun:
         ends = sorted(row.started + row.duration_s for row in self.scored())
         inner = [since, *(end for end in ends if since < end < until), until]
         return max(after - before for before, after in itertools.pairwise(inner))
+
+
+def optimise(evolution: Evolution, *options: str) -> list[str]:
+    """Return the command for an evolution of a model that ``put_model`` has put there."""
+    _, *words = evolution.options()
+    name = evolution.model.name
+    return ["neurofleet", "optimise", name, *words, f"--name={name}", *options]
 
 
 def put_model(fleet: Fleet, name: str) -> None:

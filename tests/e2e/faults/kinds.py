@@ -160,6 +160,7 @@ FAULTS = {
     for fault in (
         Fault("engine SIGKILL", _engine("KILL", "main"), weight=6),
         Fault("engine and nanny SIGKILL", _engine("KILL", "all"), weight=5),
+        Fault("engine SIGSTOP 25 s", _paused("ipengine@1", _a_worker, 25), 25, weight=0),
         Fault("engine SIGSTOP 60 s", _paused("ipengine@1", _a_worker, 60), 60),
         Fault("worker off and on", _power(2), 2, weight=4),
         Fault("worker off for 60 s", _power(60), 60),
@@ -168,6 +169,7 @@ FAULTS = {
         Fault("worker cut off for 5 min", _cut(300), 300, weight=0),
         Fault("controller SIGKILL", _controller, weight=4),
         Fault("controller's child SIGKILL", _controllers_child, weight=4),
+        Fault("controller SIGSTOP 20 s", _paused("ipcontroller", _the_head, 20), 20, weight=0),
         Fault("controller SIGSTOP 60 s", _paused("ipcontroller", _the_head, 60), 60),
         Fault("head rebooted", _head_rebooted, 20, weight=1),
         Fault("client SIGKILL", _client("KILL"), weight=6),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import shutil
 import signal
 import socket
 import subprocess
@@ -347,6 +348,31 @@ def test_engines_that_never_register_are_told_with_what_they_said(desk: Desk) ->
     assert done.code == 4, done.err
     assert len(done.errors) == 1
     assert "The nodes must see this directory" in done.errors[0]
+
+
+#: Found by every Python of a job: the engines of one machine begin late.
+LATE = """
+import os, sys, time
+if "ipyparallel.engine" in sys.orig_argv and os.environ["SLURMD_NODENAME"] == "compute2":
+    time.sleep(12)
+"""
+
+
+def test_late_engines_and_a_slow_shared_file_system_change_nothing(
+    desk: Desk, upstream: Upstream
+) -> None:
+    (desk.here / "late").mkdir()
+    (desk.here / "late/sitecustomize.py").write_text(LATE)
+    shutil.copy(Path(__file__).with_name("slow.c"), desk.here)
+    desk.cluster.ssh(f"cd {desk.there} && gcc -shared -fPIC -o slow.so slow.c")
+    slow = f"SLOW_UNDER={desk.there} LD_PRELOAD={desk.there}/slow.so PYTHONPATH={desk.there}/late"
+    done = desk.run(f"env {slow} {optimise(LONG, *SLURM)}")
+    assert done.code == 0, done.err
+    kept = rows(desk.here / "run")
+    assert {row.host for row in kept} == {"compute1", "compute2"}
+    assert simulated(done.err) == len(kept)
+    found = course(desk.here / "run" / "checkpoint.pkl")
+    assert differences(found, upstream.course(LONG)) == []
 
 
 def test_full_shared_file_system_is_told(desk: Desk) -> None:
