@@ -19,6 +19,7 @@ import time
 from contextlib import closing
 from pathlib import Path
 
+import ipyparallel
 from rich.console import Console
 from rich.progress import track
 
@@ -175,26 +176,22 @@ def mapping(scratch: Path, wait_ms: int, goal: float) -> Row:
     where, wait_s = scratch / f"map{wait_ms}", wait_ms / 1000
     where.mkdir()
     (where / "items.jsonl").write_text(f"{wait_s}\n" * ITEMS)
-    engines = LocalEngines(MAP_ENGINES, where / "ipython" / "profile_map")
-    try:
-        with engines.connect() as client:
-            client.wait_for_engines(MAP_ENGINES, timeout=60)
-            view = client.load_balanced_view()
-            started = time.monotonic()
-            view.map_sync(wait, [wait_s] * ITEMS, chunksize=1)
-            theirs = time.monotonic() - started
+    profile = where / "ipython" / "profile_map"
+    # As ipyparallel starts a cluster by itself, for both.
+    with ipyparallel.Cluster(n=MAP_ENGINES, profile_dir=str(profile), cluster_id="") as client:
+        client.wait_for_engines(MAP_ENGINES, timeout=60)
+        view = client.load_balanced_view()
+        started = time.monotonic()
+        view.map_sync(wait, [wait_s] * ITEMS, chunksize=1)
+        theirs = time.monotonic() - started
         # The whole command on the same engines, with results on disk.
-        file = Path(engines.connection_file)
-        shutil.copy(file, file.with_name("ipcontroller-client.json"))
         command = [BIN / "neurofleet", "map", "benchmark_items:wait", "items.jsonl"]
-        environment = {**os.environ, "IPYTHONDIR": str(where / "ipython")}
+        environment = {**os.environ, "IPYTHONDIR": str(profile.parent)}
         started = time.monotonic()
         subprocess.run(
             [*command, "--profile=map"], cwd=where, env=environment, check=True, capture_output=True
         )
         ours = time.monotonic() - started
-    finally:
-        engines.close()
     return (
         f"map of {ITEMS} tasks of {wait_ms} ms on {MAP_ENGINES} engines, map_sync's time / ours",
         f"{theirs / ours:.2f}", f"at least {goal:g}",

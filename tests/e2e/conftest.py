@@ -15,6 +15,7 @@ from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
+import filelock
 import pytest
 
 from e2e import booted
@@ -69,14 +70,25 @@ def upstream(tmp_path_factory: pytest.TempPathFactory) -> Upstream:
 
 @pytest.fixture(scope="session")
 def local_l5pc(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Path:
-    """L5PC, seed 42, offspring 4, two generations, on two local engines: its run directory."""
-    bench = Bench(tmp_path_factory.mktemp("l5pc"), cache)
-    done = bench.start(
-        "opt_l5pc", "--start", "--ipyparallel", "--engines=2", "--offspring_size=4",
-        "--max_ngen=2", "--seed=42", "--no-report", "--run-dir=run",
-    ).ended(L5PC_LIMIT_S)  # fmt: skip
+    """L5PC, seed 42, offspring 4, two generations, on two local engines: its run directory.
+
+    With NEUROFLEET_TEST_SHARED in the environment it is below that directory, and the suites
+    of one `scripts/test` make it once.
+    """
+    shared = os.environ.get("NEUROFLEET_TEST_SHARED")
+    home = Path(shared or tmp_path_factory.mktemp("shared")) / "l5pc"
+    home.mkdir(exist_ok=True)
+    with filelock.FileLock(home / "lock"):
+        done = (
+            Bench(home, cache)
+            .start(
+                "opt_l5pc", "--start", "--ipyparallel", "--engines=2", "--offspring_size=4",
+                "--max_ngen=2", "--seed=42", "--no-report", "--run-dir=run",
+            )
+            .ended(L5PC_LIMIT_S)
+        )  # fmt: skip
     assert done.code == 0, done.err
-    return bench.directory("run")
+    return home / "run"
 
 
 @pytest.fixture(scope="session")

@@ -147,12 +147,21 @@ def test_score_decision_is_kept_for_the_next_run(store: Store, tmp_path: Path) -
     assert WHOLE not in farm.given()
 
 
-@pytest.mark.parametrize("content", ["", "{}", "[]", '{"mode": "sideways", "why": "?"}', "null"])
+@pytest.mark.parametrize(
+    "damage",
+    [lambda _: "", lambda _: "null", lambda text: text.replace("split", "whole"),
+     lambda text: text[:-1], lambda text: text.replace("1", "2", 1)],
+)  # fmt: skip
 def test_score_damaged_decision_of_this_machine_is_decided_anew(
-    store: Store, tmp_path: Path, content: str
+    store: Store, tmp_path: Path, damage: Callable[[str], str]
 ) -> None:
     file = tmp_path / "decision.json"
-    file.write_text(content)
+    (tmp_path / "earlier").mkdir()
+    with Store(tmp_path / "earlier", "d" * 64, DESCRIPTION.versions) as earlier:
+        scoring(earlier, CountingFarm(honest), decision_file=file).score(1, INDIVIDUALS)
+    kept = file.read_text()
+    file.write_text(damage(kept))
+    assert file.read_text() != kept
     subject = scoring(store, CountingFarm(honest), decision_file=file)
     assert subject.score(1, INDIVIDUALS) == EXPECTED
     assert subject.units == DESCRIPTION.units

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from neurofleet.engine.outcome import Description
 from neurofleet.errors import FleetError
 from neurofleet.farm import Farm, FarmState, SerialFarm, check_engine
 from neurofleet.model import Bundle
-from neurofleet.rundir import write_whole
+from neurofleet.remembered import recall, remember
 
 
 class ModelPreparation:
@@ -49,15 +49,15 @@ def describe(bundle: Bundle) -> Description:
         The model does not compile, import, or give an evaluator.
     """
     known = _beside_model(bundle, "description")
-    try:
-        return Description.from_json(json.loads(known.read_text()))
-    except (OSError, ValueError, KeyError, TypeError):
-        pass  # not described yet, or by an interrupted writer of another version
+    found = recall(known)
+    if found is not None:
+        with contextlib.suppress(ValueError):  # of another form
+            return Description.from_json(found)
     answer = tasks.prepare(bundle.digest, bundle.archive)
     if isinstance(answer, FleetError):
         raise answer
     assert isinstance(answer, Description)
-    write_whole(known, json.dumps(answer.as_json()).encode())
+    remember(known, answer.as_json())
     return answer
 
 

@@ -8,20 +8,20 @@ decision is kept in the store, so that a resumed run decides nothing anew.
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from neurofleet.engine import tasks
 from neurofleet.engine.host_cache import versions_stamp
 from neurofleet.engine.outcome import Description, Outcome
 from neurofleet.errors import RunDirectoryError, WorkloadFailed
 from neurofleet.farm import Farm, Task
-from neurofleet.rundir import write_whole
+from neurofleet.remembered import recall, remember
 from neurofleet.store import Phase, Store, pack_floats
 from neurofleet.units import Unit
 
@@ -272,12 +272,10 @@ class Scoring:
 
     def _compare(self, individuals: Sequence[Individual]) -> None:
         """Evaluate some individuals both ways and keep the decision."""
-        if self._decision_file is not None and self._decision_file.exists():
-            with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-                earlier = json.loads(self._decision_file.read_text())
-                if earlier["mode"] in _MODES:
-                    self._keep_decision(earlier["mode"], str(earlier["why"]))
-                    return
+        earlier = self._remembered()
+        if earlier.get("mode") in _MODES:
+            self._keep_decision(earlier["mode"], str(earlier["why"]))
+            return
         whole, parts = self._description.whole, self._description.units
         compared = 0
         remaining = list(individuals)
@@ -308,8 +306,8 @@ class Scoring:
         if self._decision_file is not None:
             with contextlib.suppress(RunDirectoryError):  # it is only a convenience
                 durations = self._store.durations()
-                text = json.dumps({"mode": mode, "why": why, "durations": durations})
-                write_whole(self._decision_file, text.encode())
+                decision = {"mode": mode, "why": why, "durations": durations}
+                remember(self._decision_file, decision)
 
     def _keep_decision(self, mode: str, why: str) -> None:
         self._store.set_note("units_why", why)
@@ -317,13 +315,14 @@ class Scoring:
         log = logger.info if mode == "split" else logger.warning
         log("individuals are evaluated %s: %s", _MODES[mode], why)
 
+    def _remembered(self) -> dict[str, Any]:
+        """Return what an earlier run on this machine decided; nothing if there was none."""
+        return (self._decision_file and recall(self._decision_file)) or {}
+
     def _remembered_durations(self) -> dict[str, float]:
         """Return mean durations from an earlier run on this machine [s]."""
-        if self._decision_file is not None:
-            with contextlib.suppress(OSError, ValueError, KeyError, AttributeError, TypeError):
-                known = json.loads(self._decision_file.read_text())["durations"]
-                return {unit: float(mean) for unit, (mean, _longest) in known.items()}
-        return {}
+        known = self._remembered().get("durations", {})
+        return {unit: mean for unit, (mean, _longest) in known.items()}
 
     def _refuse_nonsense(self, outcomes: Sequence[tuple[Unit, Outcome]]) -> None:
         """Stop when nothing at all works: an optimisation of penalties helps nobody."""

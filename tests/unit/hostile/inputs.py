@@ -58,6 +58,14 @@ def scratch() -> Iterator[Path]:
         yield Path(os.path.realpath(folder))
 
 
+#: What may stand where a file is looked for: each makes it at a path.
+NO_FILES: dict[str, Callable[[Path], object]] = {
+    "pipe": os.mkfifo,
+    "directory": Path.mkdir,
+    "loop": lambda path: path.symlink_to(path),
+    "device": lambda path: path.symlink_to("/dev/zero"),
+}
+
 # -- damage ----------------------------------------------------------------------------
 
 _AT = st.integers(0, 2**31)

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from neurofleet import checkpoint
 from neurofleet.errors import RunDirectoryError
-from unit.hostile.inputs import DAMAGE, Damage, assert_in_words, hostile, scratch
+from unit.hostile.inputs import DAMAGE, NO_FILES, Damage, assert_in_words, hostile, scratch
 from unit.test_checkpoint import IDENTITY, STATE
 
 pytestmark = pytest.mark.timeout(180)
@@ -194,15 +194,10 @@ def test_number_that_asks_for_all_the_memory_is_refused(tmp_path: Path) -> None:
     assert done.stdout.endswith(" True\n")
 
 
-@pytest.mark.parametrize("kind", ["pipe", "directory", "loop", "device"])
+@pytest.mark.parametrize("kind", NO_FILES)
 def test_checkpoint_that_is_no_file_is_refused_without_waiting(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "cp.pkl"
-    if kind == "pipe":
-        os.mkfifo(path)
-    elif kind == "directory":
-        path.mkdir()
-    else:
-        path.symlink_to(path if kind == "loop" else "/dev/zero")
+    NO_FILES[kind](path)
     with pytest.raises(RunDirectoryError, match="cannot be read"):
         checkpoint.read(path)
 

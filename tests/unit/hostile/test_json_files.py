@@ -24,6 +24,7 @@ from neurofleet.guards import expiry, idle
 from neurofleet.guards.service import Guard
 from neurofleet.hub import HubAddress
 from unit.hostile.inputs import (
+    NO_FILES,
     assert_documented,
     assert_in_words,
     command,
@@ -196,12 +197,7 @@ def test_connection_file_is_refused_in_one_line(
 @pytest.mark.parametrize("kind", ["pipe", "directory", "device"])
 def test_files_that_are_none_are_refused_without_waiting(tmp_path: Path, kind: str) -> None:
     file = tmp_path / "file.json"
-    if kind == "pipe":
-        os.mkfifo(file)
-    elif kind == "directory":
-        file.mkdir()
-    else:
-        file.symlink_to("/dev/zero")
+    NO_FILES[kind](file)
     for read in (manifest.read, guards.read, costs.read):
         with pytest.raises(UsageError, match="cannot be used: it is no plain file"):
             read(file)

@@ -18,6 +18,7 @@ from neurofleet.report import record
 from neurofleet.rundir import RunDirectory, write_whole
 from unit.hostile.inputs import (
     DAMAGE,
+    NO_FILES,
     Damage,
     assert_documented,
     assert_in_words,
@@ -172,12 +173,7 @@ def test_run_of_another_user_is_not_gone_on_from(
 @pytest.mark.parametrize("kind", ["pipe", "device", "directory"])
 def test_result_is_never_written_over_what_is_no_file(tmp_path: Path, kind: str) -> None:
     target = tmp_path / "out"
-    if kind == "pipe":
-        os.mkfifo(target)
-    elif kind == "directory":
-        target.mkdir()
-    else:
-        target.symlink_to("/dev/null")
+    NO_FILES[kind](target)
     (tmp_path / "items.jsonl").write_text("4\n")
     words = ("map", "math:sqrt", "items.jsonl", "--backend", "serial", "--run-dir", "run")
     before = target.lstat().st_mode

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sqlite3
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from neurofleet.rundir import RunDirectory
 from neurofleet.store import FILE
 from unit.hostile.inputs import (
     DAMAGE,
+    NO_FILES,
     Damage,
     assert_documented,
     assert_in_words,
@@ -126,13 +128,10 @@ def test_results_damaged_are_right_or_told_and_kept(items: bytes, damage: Damage
 
 
 #: What may stand where a run's file is looked for.
-PLACES = {
-    "pipe": os.mkfifo,
-    "directory": Path.mkdir,
+PLACES: dict[str, Callable[[Path], object]] = {
+    **NO_FILES,
     "link to a file": lambda path: path.symlink_to(path.parent.parent / "thesis"),
     "link to nothing": lambda path: path.symlink_to(path.parent.parent / "none"),
-    "link to itself": lambda path: path.symlink_to(path),
-    "device": lambda path: path.symlink_to("/dev/zero"),
 }
 
 
@@ -147,7 +146,7 @@ def test_what_is_no_plain_file_is_refused_and_nothing_is_changed(
     (tmp_path / "thesis").write_text("years of work")
     run = tmp_path / "run"
     run.mkdir()
-    PLACES[kind](run / name)  # type: ignore[operator]
+    PLACES[kind](run / name)
     (run / ".mark").touch()
     before = snapshot_of_links(tmp_path)
     with pytest.raises(RunDirectoryError, match="is no plain file"):
