@@ -105,7 +105,7 @@ def disturbed(
         fault.inject(scene)
         run.wait_until_computing()
         found.whole_after_s = max(0.0, time.monotonic() - since - fault.lasts_s)
-        found.stalled_s = run.longest_pause(found.at, time.time()) - fault.lasts_s
+        found.stalled_s = max(0.0, run.longest_pause(found.at, time.time()) - fault.lasts_s)
         found.twice = _twice() - before
     done = run.to_its_end(RUN_LIMIT_S)
     ours = scores_that_decide(run.scored())
@@ -169,8 +169,8 @@ def table(ended: Sequence[Ended]) -> str:
         lines.append(
             f"| {name} | {len(found)} | {sum(run.identical for run in hit)} of {len(hit)}"
             f" | {sum(run.lost for run in hit)} | {sum(i.twice for i in found)}"
-            f" | {max(0.0, *(i.stalled_s for i in found), 0.0):.0f} s"
-            f" | {max(0.0, *(i.whole_after_s for i in found), 0.0):.0f} s |"
+            f" | {max((i.stalled_s for i in found), default=0.0):.0f} s"
+            f" | {max((i.whole_after_s for i in found), default=0.0):.0f} s |"
         )
     return "\n".join(lines)
 
