@@ -168,7 +168,7 @@ def scores(items: Sequence[Score], unit: str, size: Size = WIDE) -> Drawing:
             figure,
             f"scores{size.suffix}",
             f"Bar chart: the best individual's score in {len(items)} objectives"
-            + (f", {bad} of them at the penalty" if bad else ""),
+            + (f", {bad} of them at or above the penalty" if bad else ""),
         )
 
 
