@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 
 from e2e.booted import MACHINES, Fleet
-from e2e.faults.campaign import EVOLUTION, broken_promises, campaign, table
+from e2e.faults.campaign import EVOLUTION, Ended, broken_promises, campaign, line, table
 from e2e.faults.kinds import FAULTS
 
 
@@ -35,16 +35,23 @@ def main() -> int:
     kinds = [fault for fault in FAULTS.values() if fault.weight]
     if options.kinds:
         kinds = [FAULTS[name] for name in options.kinds]
+    evolution = dataclasses.replace(EVOLUTION, generations=options.generations)
+    ended: list[Ended] = []
     with tempfile.TemporaryDirectory(prefix="neurofleet-chaos-") as folder:
         log = Path(folder)
-        evolution = dataclasses.replace(EVOLUTION, generations=options.generations)
-        ended = campaign(
+        runs = campaign(
             Fleet(log), kinds, options.faults, options.runs, options.seed, log, evolution
         )
-    print(table(ended))
+        try:
+            for run in runs:
+                ended.append(run)
+                print(f"run {len(ended)}: {line(run)}", flush=True)
+        finally:  # an hour's work, whatever ends it
+            if ended:
+                print(table(ended))
     broken = broken_promises(ended)
-    for line in broken:
-        print(f"error: {line}", file=sys.stderr)
+    for promise in broken:
+        print(f"error: {promise}", file=sys.stderr)
     return 1 if broken else 0
 
 

@@ -132,7 +132,9 @@ def _controller(scene: Scene) -> None:
 
 def _controllers_child(scene: Scene) -> None:
     number = scene.chance.randint(1, CHILDREN)
-    scene.fleet.done(HEAD, f"kill -9 $(pgrep --parent {MAIN} | sed -n {number}p)")
+    # It may have been started anew a moment ago, and has not all of them yet.
+    killed = f"kill -9 $(pgrep --parent {MAIN} | sed -n {number}p)"
+    awaited(lambda: scene.fleet.ssh(HEAD, killed).code == 0, 60, f"child {number} is killed")
 
 
 def _head_rebooted(scene: Scene) -> None:
