@@ -23,7 +23,7 @@ CONTROL = ROOT / ".venv-control" / "bin"
 #: Beside the machines of `make fleet` and of the tests.
 PLACE = {
     "local_machines_dir": "/var/lib/neurofleet-bench",
-    "local_machines_bridge": "neurofleet2",
+    "local_machines_bridge": "neurofleet3",
     "local_machines_network": "10.231.79.1/24",
 }
 SIZE = ["--offspring_size=4", "--max_ngen=2", "--seed=42", "--no-report"]
