@@ -204,18 +204,24 @@ def host_state() -> dict[str, Any]:
 
     links = json.loads(said("ip", "-json", "link"))
     ours = [link["ifname"] for link in links if BRIDGE in (link["ifname"], link.get("master"))]
-    others_forward = FORWARDING_USERS.exists()
     return {
         "links": ours,
         "routes": [line for line in said("ip", "route").splitlines() if BRIDGE in line],
         "tables": [line for line in said("nft", "list", "tables").splitlines() if BRIDGE in line],
-        "forwarding": others_forward or Path("/proc/sys/net/ipv4/ip_forward").read_text(),
+        "forwarding": _forwarding_without_fleets(),
         "forwards": (FORWARDING_USERS / BRIDGE).exists(),
         "mounts": [m for m in said("cat", "/proc/mounts").splitlines() if f"{MACHINES}/" in m],
         "machines": MACHINES.exists(),
         "cgroups": [str(path) for path in Path("/sys/fs/cgroup").glob(f"**/{BRIDGE}")],
         "supervisors": supervisors(),
     }  # fmt: skip
+
+
+def _forwarding_without_fleets() -> str:
+    """Return whether this computer forwards when no fleet needs it; others may need it now."""
+    with contextlib.suppress(FileNotFoundError):
+        return (FORWARDING_USERS / ".before").read_text()
+    return Path("/proc/sys/net/ipv4/ip_forward").read_text()
 
 
 def supervisors() -> list[str]:
