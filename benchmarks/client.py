@@ -169,7 +169,7 @@ def scheduling(store: Path, scratch: Path) -> Row:
     )  # fmt: skip
 
 
-def mapping(scratch: Path, wait_ms: int, goal: float) -> Row:
+def mapping(scratch: Path, wait_ms: int) -> Row:
     """Compare ``neurofleet map`` with ``map_sync`` of chunksize 1: 10,000 tasks that wait."""
     from benchmark_items import wait
 
@@ -194,7 +194,7 @@ def mapping(scratch: Path, wait_ms: int, goal: float) -> Row:
         ours = time.monotonic() - started
     return (
         f"map of {ITEMS} tasks of {wait_ms} ms on {MAP_ENGINES} engines, map_sync's time / ours",
-        f"{theirs / ours:.2f}", f"at least {goal:g}",
+        f"{theirs / ours:.2f}", "at least 2",
         f"{theirs:.1f} s and {ours:.1f} s; without any idling"
         f" {ITEMS * wait_s / MAP_ENGINES:.1f} s",
     )  # fmt: skip
@@ -268,8 +268,8 @@ def main() -> None:
             rows.append(scheduling(store, scratch))
             if not quick:
                 rows.insert(0, serial(scratch))
-        rows.append(mapping(scratch, 10, 2))
-        rows.append(mapping(scratch, 1, 2))
+        rows.append(mapping(scratch, 10))
+        rows.append(mapping(scratch, 1))
         rows.append(forest(scratch))
     print("| what | measured | wanted | compared with |\n| --- | --- | --- | --- |")
     for row in rows:

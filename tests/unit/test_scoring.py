@@ -149,7 +149,8 @@ def test_score_decision_is_kept_for_the_next_run(store: Store, tmp_path: Path) -
 
 @pytest.mark.parametrize(
     "damage",
-    [lambda _: "", lambda _: "null", lambda text: text.replace("split", "whole"),
+    [lambda _: "", lambda _: "{}", lambda _: "[]", lambda _: "null",
+     lambda _: '{"mode": "sideways", "why": "?"}', lambda text: text.replace("split", "whole"),
      lambda text: text[:-1], lambda text: text.replace("1", "2", 1)],
 )  # fmt: skip
 def test_score_damaged_decision_of_this_machine_is_decided_anew(

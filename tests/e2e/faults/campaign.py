@@ -131,7 +131,7 @@ def campaign(
     runs: int,
     seed: int,
     log: Path,
-    evolution: Evolution = EVOLUTION,
+    evolution: Evolution,
 ) -> Iterator[Ended]:
     """Inject so many faults over at least so many runs; yield each run as it ends."""
     chance = random.Random(seed)
@@ -184,9 +184,10 @@ def broken_promises(ended: Sequence[Ended]) -> list[str]:
     for number, run in enumerate(ended, 1):
         if not run.identical:
             found.append(f"run {number} ended with {run.code} and differs in {run.differs}")
+        twice = 0
         for count, one in enumerate(run.injected, 1):
             # What a fault interrupted may be simulated again only after the next one.
-            twice = sum(earlier.twice for earlier in run.injected[:count])
+            twice += one.twice
             if twice > IN_FLIGHT * count:
                 found.append(f"run {number}: {twice} units twice after {count} faults")
             if one.stalled_s > LONGEST_STALL_S:

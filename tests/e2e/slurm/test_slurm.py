@@ -350,10 +350,13 @@ def test_engines_that_never_register_are_told_with_what_they_said(desk: Desk) ->
     assert "The nodes must see this directory" in done.errors[0]
 
 
-#: Found by every Python of a job: the engines of one machine begin late.
+#: Found by every Python of a job: the engines of one machine begin late, and write down that they
+#: do, and whether their file system is slow.
 LATE = """
-import os, sys, time
+import os, pathlib, sys, time
 if "ipyparallel.engine" in sys.orig_argv and os.environ["SLURMD_NODENAME"] == "compute2":
+    slow = "/slow.so" in pathlib.Path("/proc/self/maps").read_text()
+    pathlib.Path(__file__).with_name(f"late-{os.getpid()}").write_text(f"slow: {slow}")
     time.sleep(12)
 """
 
@@ -361,13 +364,15 @@ if "ipyparallel.engine" in sys.orig_argv and os.environ["SLURMD_NODENAME"] == "c
 def test_late_engines_and_a_slow_shared_file_system_change_nothing(
     desk: Desk, upstream: Upstream
 ) -> None:
-    (desk.here / "late").mkdir()
+    desk.cluster.ssh(f"mkdir {desk.there}/late")  # the user's, whose engines write into it
     (desk.here / "late/sitecustomize.py").write_text(LATE)
     shutil.copy(Path(__file__).with_name("slow.c"), desk.here)
     desk.cluster.ssh(f"cd {desk.there} && gcc -shared -fPIC -o slow.so slow.c")
     slow = f"SLOW_UNDER={desk.there} LD_PRELOAD={desk.there}/slow.so PYTHONPATH={desk.there}/late"
     done = desk.run(f"env {slow} {optimise(LONG, *SLURM)}")
     assert done.code == 0, done.err
+    late = [path.read_text() for path in (desk.here / "late").glob("late-*")]
+    assert late == ["slow: True"] * 2
     kept = rows(desk.here / "run")
     assert {row.host for row in kept} == {"compute1", "compute2"}
     assert simulated(done.err) == len(kept)
