@@ -76,6 +76,7 @@ CA_BUNDLE = "/etc/ssl/certs/ca-certificates.crt"
 LOCAL_CAS = Path("/usr/local/share/ca-certificates")
 
 FORWARDING = Path("/proc/sys/net/ipv4/ip_forward")
+CGROUPS = Path("/sys/fs/cgroup")
 #: Which fleets on this computer need forwarding; forgotten with it at a reboot.
 FORWARDING_USERS = Path("/run/neurofleet-forwarding")
 
@@ -505,8 +506,8 @@ def boot(fleet: Fleet, image: Path, name: str) -> bool:
         f"lowerdir={image},upperdir={machine / 'upper'},workdir={machine / 'work'}",
     )
     # A cgroup of its own: machines that share one would share their services' too.
-    cgroup = cgroup_of(fleet.bridge) / name
-    end_cgroup(cgroup)
+    end_cgroup(Path(fleet.bridge, name))
+    cgroup = cgroup_of(Path(fleet.bridge, name))
     (cgroup / "keeper").mkdir(parents=True)
     nspawn = ["systemd-nspawn", "--quiet", "--boot", "--register=no", "--keep-unit"]
     nspawn += [f"--directory={root}", f"--machine={fleet.bridge}-{name}", f"--hostname={name}"]
@@ -567,7 +568,7 @@ def down(directory: Path) -> None:
             )
         bridge = read(directory / "bridge").strip()
         if bridge:
-            end_cgroup(cgroup_of(bridge))
+            end_cgroup(Path(bridge))
         for name in existing(directory):
             remove_machine(directory, name)
             say(f"machine {name} removed")
@@ -595,7 +596,7 @@ def remove_machine(directory: Path, name: str) -> None:
     """End a machine at once, as if its power failed, and remove it."""
     machine = directory / "machines" / name
     bridge = read(directory / "bridge").strip()
-    end_cgroup(cgroup_of(bridge) / name)
+    end_cgroup(Path(bridge, name))
     for pid in supervisors(machine / "root"):
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
@@ -603,26 +604,27 @@ def remove_machine(directory: Path, name: str) -> None:
     remove_tree(machine)
 
 
-def cgroup_of(bridge: str) -> Path:
-    """Return the cgroup of a fleet's machines."""
-    hybrid = Path("/sys/fs/cgroup/unified")
-    return (hybrid if hybrid.is_dir() else hybrid.parent) / bridge
+def cgroup_of(name: Path) -> Path:
+    """Return the cgroup of a fleet (``BRIDGE``) or of one of its machines (``BRIDGE/MACHINE``)."""
+    hybrid = CGROUPS / "unified"
+    return (hybrid if hybrid.is_dir() else CGROUPS) / name
 
 
-def end_cgroup(top: Path) -> None:
-    """Kill every process in a tree of cgroups, and remove the tree."""
-    if not top.is_dir():
-        return
+def end_cgroup(name: Path) -> None:
+    """Kill every process in a tree of cgroups, see `cgroup_of`, and remove the tree."""
     until = time.monotonic() + END_TIMEOUT_S
-    while top.exists():
-        for path, _, _ in os.walk(top, topdown=False):
-            # Busy until its last process has ended.
-            with contextlib.suppress(OSError):
-                (Path(path) / "cgroup.kill").write_text("1")
-                Path(path).rmdir()
-        if time.monotonic() > until:
-            fail(f"processes in {top} do not end. See ps; a reboot of this computer ends them.")
-        time.sleep(0.02)
+    # A computer that has both versions of cgroups gets a copy of the tree from systemd-nspawn,
+    # in the hierarchy of version 1 that is named after systemd.
+    for top in (cgroup_of(name), CGROUPS / "systemd" / name):
+        while top.exists():
+            for path, _, _ in os.walk(top, topdown=False):
+                with contextlib.suppress(OSError):  # version 1 has no such file
+                    (Path(path) / "cgroup.kill").write_text("1")
+                with contextlib.suppress(OSError):  # busy until its last process has ended
+                    Path(path).rmdir()
+            if time.monotonic() > until:
+                fail(f"processes in {top} do not end. See ps; a reboot of this computer ends them.")
+            time.sleep(0.02)
 
 
 # --- Small things -------------------------------------------------------------------------

@@ -30,7 +30,7 @@ machines = _program()
 
 def off(name: str) -> None:
     """Cut a machine's power."""
-    machines.end_cgroup(machines.cgroup_of(BRIDGE) / name)
+    machines.end_cgroup(Path(BRIDGE, name))
     for pid in machines.supervisors(MACHINES / "machines" / name / "root"):
         subprocess.run(["kill", "-KILL", str(pid)], check=False)
 
