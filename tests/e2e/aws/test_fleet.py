@@ -1,7 +1,7 @@
 """A fleet on AWS from nothing to nothing: one after the other, on machines that boot.
 
 The tests are steps and need each other's outcome, in this order. The machines behind the
-instances are real ones on this computer; see cloud/machines.py for where AWS differs.
+instances are real ones on this computer; see cloud/instances.py for where AWS differs.
 """
 
 from __future__ import annotations

@@ -2,30 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.util
 import ipaddress
 import os
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
 
-from e2e.booted import BRIDGE, MACHINES, ROOT
+import machines  # of the role local_machines
 
-
-def _program() -> ModuleType:
-    """Return the program that boots the machines, roles/local_machines/files/machines.py."""
-    file = ROOT / "roles" / "local_machines" / "files" / "machines.py"
-    spec = importlib.util.spec_from_file_location("neurofleet_machines", file)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look for it there
-    spec.loader.exec_module(module)
-    return module
-
-
-machines = _program()
+from e2e.booted import BRIDGE, MACHINES
 
 
 def off(name: str) -> None:

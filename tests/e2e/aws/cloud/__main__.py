@@ -21,9 +21,11 @@ os.environ["MOTO_ENABLE_AMI_VALIDATION"] = "true"
 os.environ["MOTO_ENABLE_KEYPAIR_VALIDATION"] = "true"
 os.environ["MOTO_EC2_ENABLE_INSTANCE_TYPE_VALIDATION"] = "true"
 sys.path.insert(0, str(Path(__file__).parent))
+# The program that boots the machines of make fleet.
+sys.path.append(str(Path(__file__).parents[4] / "roles/local_machines/files"))
 
 from app import Cloud  # noqa: E402 - moto reads its settings when it is imported
-from machines import Machines  # noqa: E402
+from instances import Instances  # noqa: E402
 from metadata import ADDRESS, Metadata  # noqa: E402
 from moto.core import DEFAULT_ACCOUNT_ID  # noqa: E402
 from moto.ec2.models import ec2_backends  # noqa: E402
@@ -37,11 +39,11 @@ def main() -> None:
     parser.add_argument("--network", help="boot machines on a bridge with this network")
     parser.add_argument("--bridge", default="neurofleet2")
     arguments = parser.parse_args()
-    machines: Machines | None = None
+    instances: Instances | None = None
     if arguments.network:
         directory = Path(tempfile.mkdtemp(prefix="neurofleet-aws-")) / "machines"
-        machines = Machines(directory, arguments.region, arguments.network, arguments.bridge)
-    metadata = Metadata(machines.by_address if machines else lambda _address: None)
+        instances = Instances(directory, arguments.region, arguments.network, arguments.bridge)
+    metadata = Metadata(instances.by_address if instances else lambda _address: None)
 
     def asked(path: str, data: dict[str, Any]) -> Any:
         backend = ec2_backends[DEFAULT_ACCOUNT_ID][arguments.region]
@@ -49,12 +51,12 @@ def main() -> None:
             metadata.notices[data["id"]] = {"action": "terminate", "time": data["time"]}
             return {}
         if path == "trouble":
-            return machines.trouble if machines else []
+            return instances.trouble if instances else []
         if path == "terminate":
             backend.terminate_instances([data["id"]])
             return {}
         if path == "console":
-            return machines.console(data["id"]) if machines else ""
+            return instances.console(data["id"]) if instances else ""
         if path == "asked":
             return metadata.asked_at
         raise LookupError(path)
@@ -63,18 +65,18 @@ def main() -> None:
     api = make_server("127.0.0.1", 0, Cloud(asked), threaded=True)
     threading.Thread(target=api.serve_forever, daemon=True).start()
     try:
-        if machines:
-            machines.prepare()
+        if instances:
+            instances.prepare()
             service = make_server(ADDRESS, 80, metadata, threaded=True)
             threading.Thread(target=service.serve_forever, daemon=True).start()
         print(f"http://127.0.0.1:{api.server_port}", flush=True)
         sys.stdin.read()
     finally:
-        if machines:
-            machines.close()
-            machines_parent = directory.parent
-            if machines_parent.is_dir():
-                machines_parent.rmdir()
+        if instances:
+            instances.close()
+            parent = directory.parent
+            if parent.is_dir():
+                parent.rmdir()
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
-import importlib.util
 import ipaddress
 import re
 import shutil
@@ -22,11 +21,11 @@ import traceback
 from pathlib import Path
 from typing import Any
 
+import machines as local
 from metadata import ADDRESS
 from moto.core import DEFAULT_ACCOUNT_ID
 from moto.ec2.models import ec2_backends
 
-ROOT = Path(__file__).parents[4]
 LOOK_EVERY_S = 0.3
 #: What Debian's image for EC2 has besides what every machine of ours has; and, to save a minute
 #: each time, what the role base would install (it finds that it is there).
@@ -50,20 +49,7 @@ system_info:
 """
 
 
-def _load(path: Path) -> Any:
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["local_machines"] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-local = _load(ROOT / "roles/local_machines/files/machines.py")
-
-
-class Machines:
+class Instances:
     """The machines of one region.
 
     Parameters
