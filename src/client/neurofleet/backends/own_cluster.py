@@ -53,8 +53,9 @@ def make_cluster(
         profile_dir=str(directory),
         controller_args=[
             "--IPController.db_class=NoDB",
-            "--HeartMonitor.period=2000",
-            "--HeartMonitor.max_heartmonitor_misses=10",
+            # The hub counts an engine two beats after it came [ms], and it out after 20 s of none.
+            "--HeartMonitor.period=500",
+            "--HeartMonitor.max_heartmonitor_misses=40",
             *controller_args,
         ],
         config=config,
