@@ -6,7 +6,7 @@ CONTROL := .venv-control
 COMPILE := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
   --no-emit-index-url --custom-compile-command "make locks"
 
-.PHONY: demo fleet fleet-down test check chaos bench locks variables clean
+.PHONY: demo fleet fleet-down test check check-client check-roles machine chaos bench locks variables clean
 
 demo: ## optimise L5PC on this machine's cores: 4 individuals, 2 generations, seed 42
 	scripts/environment $(VENV) fleet
@@ -18,19 +18,26 @@ fleet: ## boot a head and two workers on this computer, as root, and optimise L5
 fleet-down: ## end and remove them
 	scripts/fleet-down
 
-test: check ## all linters, all tests
-	scripts/test-machine
+test: ## all linters, all tests
+	$(MAKE) --jobs=3 --output-sync=target machine check-client check-roles
 	scripts/test
 
-check: ## the linters
+check: check-client check-roles ## the linters
+
+check-client:
 	scripts/environment $(VENV) test
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+
+check-roles:
 	scripts/environment $(CONTROL) control
 	$(CONTROL)/bin/ansible-lint
 	$(CONTROL)/bin/yamllint --strict .
 	$(CONTROL)/bin/python scripts/variables --check
+
+machine: # what the tests need of this computer
+	scripts/test-machine
 
 chaos: ## 200 faults against a fleet on this computer, as root; CHAOS="--faults 20 --seed 7"
 	scripts/chaos $(CHAOS)
