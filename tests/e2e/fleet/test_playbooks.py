@@ -57,6 +57,9 @@ class Wrong(NamedTuple):
     name: str = "playbooks/configure.yml"
 
 
+#: Only the role that says so, as somebody would who corrects a setting.
+ENGINES = ("--check", "--tags=ipengine")
+PROFILE = ("--check", "--tags=ipython_profile")
 #: Any settings, of an installation that has not been made.
 ELSEWHERE = {"fleet_install_dir": "/opt/elsewhere"}
 WRONG = {
@@ -94,11 +97,11 @@ WRONG = {
         ("fleet_port_base", "int"), variables={"fleet_port_base": "many"}
     ),
     "no engines": Wrong(
-        ("ipengine_count is 0", "at least 1"), variables={"ipengine_count": 0}
+        ("ipengine_count is 0", "at least 1"), variables={"ipengine_count": 0}, options=ENGINES
     ),
     "more engines than memory": Wrong(
         ("5000 engines of 400 MB need more than the", "of worker1. Set ipengine_count to at most"),
-        variables={"ipengine_count": 5000},
+        variables={"ipengine_count": 5000}, options=ENGINES,
     ),
     "misspelt setting": Wrong(
         ("ipengine_cuont", "which no role knows", "Correct the spelling"),
@@ -117,7 +120,7 @@ WRONG = {
     ),
     "address that the head does not have": Wrong(
         ("head1 has no address 192.0.2.9", "Set fleet_address"),
-        BOTH.replace("77.10}", "77.10, fleet_address: 192.0.2.9}"),
+        BOTH.replace("77.10}", "77.10, fleet_address: 192.0.2.9}"), options=PROFILE,
     ),
     "network that is in use": Wrong(
         ("in use on", "local_machines_network"), HOSTS.replace("10.231.77.", "127.0.0."),
@@ -163,7 +166,7 @@ def test_port_that_another_program_has_is_named(fleet: Fleet, log: Path, tmp_pat
     try:
         fleet.done(HEAD, "until ss -Hltn | grep -q :24405; do sleep 0.1; done")
         wanted = inventory(tmp_path / "inventory", BOTH, {"fleet_port_base": 24400})
-        said = message(playbook("playbooks/configure.yml", log, "--check", inventory=wanted))
+        said = message(playbook("playbooks/configure.yml", log, *PROFILE, inventory=wanted))
     finally:
         fleet.done(HEAD, "systemctl stop other")
     assert "port 24405 of head1 is in use by python3" in said
@@ -218,12 +221,6 @@ def test_check_on_bare_machines_says_what_would_be_done(made: Made) -> None:
     assert "+ExecStart=/opt/neurofleet/venv/bin/python -P -m ipyparallel.engine" in made.checked.out
 
 
-def test_check_on_a_live_fleet_finds_nothing_to_change(fleet: Fleet, log: Path) -> None:
-    done = playbook("site.yml", log, "--check", "--diff")
-    assert done.code == 0, done.out + done.err
-    assert changed(done) == 0, done.out
-
-
 def test_limit_to_one_worker_changes_nothing_anywhere(fleet: Fleet, log: Path) -> None:
     done = playbook("site.yml", log, "--limit", "worker1")
     assert done.code == 0, done.out + done.err
@@ -254,9 +251,10 @@ def test_removed_worker_leaves_no_trace_and_an_added_one_works(
     assert changed(second) == 0, second.out
 
 
-def test_collection_gives_the_same_playbooks_by_their_full_names(
+def test_collections_playbook_checks_a_live_fleet_and_finds_nothing_to_change(
     fleet: Fleet, tmp_path: Path
 ) -> None:
+    """The collection is built, installed, and used by its full names."""
     galaxy = ROOT / ".venv-control" / "bin" / "ansible-galaxy"
     build = [galaxy, "collection", "build", "--output-path", tmp_path]
     subprocess.run(build, cwd=ROOT, check=True, capture_output=True)
@@ -266,8 +264,8 @@ def test_collection_gives_the_same_playbooks_by_their_full_names(
     subprocess.run(install, cwd=tmp_path, check=True, capture_output=True)
     done = subprocess.run(
         [
-            ROOT / ".venv-control/bin/ansible-playbook", "neurofleet.fleet.site", "--check",
-            "--inventory", booted.INVENTORY,
+            ROOT / ".venv-control/bin/ansible-playbook", "neurofleet.fleet.site",
+            "--check", "--diff", "--inventory", booted.INVENTORY,
         ],
         cwd=tmp_path,
         env={**booted.control_environment(), "ANSIBLE_COLLECTIONS_PATH": str(place),
@@ -276,3 +274,4 @@ def test_collection_gives_the_same_playbooks_by_their_full_names(
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     assert "neurofleet.fleet.ipcontroller : " in done.stdout
+    assert changed(Finished(done.returncode, done.stdout, done.stderr)) == 0, done.stdout
