@@ -51,7 +51,7 @@ def test_l5pc_on_two_engines_gives_upstreams_bits(
 def test_l5pc_of_another_seed_and_size_on_one_engine_gives_upstreams_bits(
     upstream_example: Path, bench: Bench, tmp_path: Path
 ) -> None:
-    options = ("--seed=7", "--offspring_size=3", "--max_ngen=2")
+    options = ("--seed=7", "--offspring_size=2", "--max_ngen=2")
     done = bench.start(
         "opt_l5pc", "--start", "--ipyparallel", "--engines=1", *options, "--run-dir=run",
         "--no-report",

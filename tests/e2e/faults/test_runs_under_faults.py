@@ -170,9 +170,8 @@ def faked_clock(fleet: Fleet) -> Iterator[str]:
         fleet.whole_again(time.monotonic())
 
 
-@pytest.mark.parametrize("jump", ["+3600", "-3600"])
-def test_clock_of_the_head_that_jumps_by_an_hour_ends_nothing(
-    fleet: Fleet, faked_clock: str, tmp_path: Path, jump: str
+def test_clock_of_the_head_that_jumps_by_an_hour_either_way_ends_nothing(
+    fleet: Fleet, faked_clock: str, tmp_path: Path
 ) -> None:
     file, _, words = faked_clock.partition(" ")
     fleet.whole_again(time.monotonic())
@@ -180,21 +179,27 @@ def test_clock_of_the_head_that_jumps_by_an_hour_ends_nothing(
     evolution = Evolution(quick(stretch=10.0), offspring=6, generations=2)
     run = DisturbedRun(
         fleet, optimise(evolution, "--unit-timeout=60", "--engine-timeout=60"),
-        f"disturbed-clock{jump[0]}", tmp_path, environment=words,
+        "disturbed-clock", tmp_path, environment=words,
     )  # fmt: skip
+
+    def since_start() -> float:
+        said = run.status()
+        return float(said["updated"] - said["started"])
+
     run.begin()
     run.wait_until_computing()
     before = fleet.restarts(HEAD, "ipcontroller")
     scored(run.directory, 3, run.client)
-    fleet.done(HEAD, f"echo {jump} > {file}")
+    fleet.done(HEAD, f"echo +3600 > {file}")
+    awaited(lambda: since_start() > 3000, 60, "the jump was felt")
+    scored(run.directory, 6, run.client)
+    fleet.done(HEAD, f"echo 0 > {file}")  # an hour back
     done = run.to_its_end(120)
     assert done.code == 0, done.err
     assert {row.status for row in run.scored()} == {"ok"}
     assert "connecting to" not in done.err
     assert fleet.restarts(HEAD, "ipcontroller") == before
-    said = run.status()
-    hour = abs(said["updated"] - said["started"])
-    assert 3000 < hour < 4200, "the jump was felt"
+    assert since_start() < 600, "the jump back was felt"
 
 
 def test_run_directory_that_fills_up_loses_nothing(fleet: Fleet, tmp_path: Path) -> None:
