@@ -8,15 +8,16 @@ import subprocess
 import sys
 from pathlib import Path
 
-import machines  # of the role local_machines
+from one_computer.machine import boot, end_cgroup, supervisors  # of the role local_machines
+from one_computer.wanted import Fleet
 
 from e2e.booted import BRIDGE, MACHINES
 
 
 def off(name: str) -> None:
     """Cut a machine's power."""
-    machines.end_cgroup(Path(BRIDGE, name))
-    for pid in machines.supervisors(MACHINES / "machines" / name / "root"):
+    end_cgroup(Path(BRIDGE, name))
+    for pid in supervisors(MACHINES / "machines" / name / "root"):
         subprocess.run(["kill", "-KILL", str(pid)], check=False)
 
 
@@ -31,7 +32,7 @@ def on(name: str) -> None:
 def _boot(name: str) -> None:
     made = (MACHINES / "machines" / name / "made").read_text().splitlines()
     image, address, network = made
-    fleet = machines.Fleet(
+    fleet = Fleet(
         directory=MACHINES,
         cache=Path(image).parent,
         release="",
@@ -39,7 +40,7 @@ def _boot(name: str) -> None:
         network=ipaddress.IPv4Interface(network),
         machines={name: address},
     )
-    machines.boot(fleet, Path(image), name)
+    boot(fleet, Path(image), name)
 
 
 def cable(name: str, *, plugged: bool) -> None:

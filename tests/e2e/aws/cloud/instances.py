@@ -21,10 +21,16 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-import machines as local
+import machines
 from metadata import ADDRESS
 from moto.core import DEFAULT_ACCOUNT_ID
 from moto.ec2.models import ec2_backends
+from one_computer.image import install_packages, make_image
+from one_computer.machine import boot, make_machine, remove_machine, supervisors
+from one_computer.network import make_network
+from one_computer.reaching import make_key
+from one_computer.system import run, tail, write
+from one_computer.wanted import Fleet
 
 LOOK_EVERY_S = 0.3
 #: What Debian's image for EC2 has besides what every machine of ours has; and, to save a minute
@@ -61,10 +67,8 @@ class Instances:
     """
 
     def __init__(self, directory: Path, region: str, network: str, bridge: str) -> None:
-        local.say = lambda text: print(text, file=sys.stderr)
-        local.IMAGE_PACKAGES = (*local.IMAGE_PACKAGES, *PACKAGES)
         first = ipaddress.IPv4Network(network)
-        self._fleet = local.Fleet(
+        self._fleet = Fleet(
             directory=directory,
             # Not the one of `make fleet`: the image is another, and only the newest is kept.
             cache=Path("/var/cache/neurofleet-machines-aws"),
@@ -72,6 +76,7 @@ class Instances:
             bridge=bridge,
             network=ipaddress.IPv4Interface(f"{first[1]}/{first.prefixlen}"),
             machines={},
+            packages=PACKAGES,
         )
         self._region = region
         self._stopping = threading.Event()
@@ -85,14 +90,15 @@ class Instances:
     def prepare(self) -> None:
         """Build the image, make the bridge with the metadata service's address on it."""
         fleet = self._fleet
-        local.install_packages()
         fleet.directory.mkdir(parents=True)
         fleet.cache.mkdir(parents=True, exist_ok=True)
-        local.write(fleet.directory / "bridge", fleet.bridge)
-        self._image = local.make_image(fleet)
-        local.make_network(fleet)
-        local.make_key(fleet)
-        local.run("ip", "address", "replace", f"{ADDRESS}/32", "dev", fleet.bridge)
+        with contextlib.redirect_stdout(sys.stderr):  # stdout is for the endpoint
+            install_packages()
+            write(fleet.directory / "bridge", fleet.bridge)
+            self._image = make_image(fleet)
+            make_network(fleet)
+            make_key(fleet)
+        run("ip", "address", "replace", f"{ADDRESS}/32", "dev", fleet.bridge)
         self._watching.start()
 
     def close(self) -> None:
@@ -102,7 +108,8 @@ class Instances:
             self._watching.join()
         self._workers.shutdown()
         self._nft(f"delete table inet {self._table}")
-        local.down(self._fleet.directory)
+        with contextlib.redirect_stdout(sys.stderr):
+            machines.down(self._fleet.directory)
 
     def by_address(self, address: str) -> Any:
         """Return the running instance with this private address; it is given out again."""
@@ -130,11 +137,11 @@ class Instances:
             self._there[instance.id] = "booting"
             self._workers.submit(self._boot, instance, name)
         elif instance.state == "running" and done == "up":
-            if not local.supervisors(self._fleet.root(name)):
+            if not supervisors(self._fleet.root(name)):
                 self._powered_off(instance)
         elif instance.state == "terminated" and done in ("up", "down"):
             self._there[instance.id] = "gone"
-            local.remove_machine(self._fleet.directory, name)
+            remove_machine(self._fleet.directory, name)
             self._fleet.machines.pop(name, None)
         elif instance.state == "stopped" and done == "up":
             self._there[instance.id] = "down"
@@ -145,19 +152,19 @@ class Instances:
             machine = self._fleet.directory / "machines" / name
             if not machine.exists():
                 self._make(name)
-            local.boot(self._fleet, self._image, name)
+            boot(self._fleet, self._image, name)
             self._there[instance.id] = "up"
-        except BaseException:  # `fail` of machines.py is SystemExit
+        except BaseException:  # `fail` of the machines is SystemExit
             self.trouble.append(traceback.format_exc())
 
     def _make(self, name: str) -> None:
-        local.make_machine(self._fleet, self._image, name)
+        make_machine(self._fleet, self._image, name)
         upper = self._fleet.directory / "machines" / name / "upper"
         # Only cloud-init says who may log in, and which host key the machine has.
         shutil.rmtree(upper / "root/.ssh")
         for key in (upper / "etc/ssh").glob("ssh_host_*"):
             key.unlink()
-        local.write(upper / "etc/cloud/cloud.cfg.d/95-ec2.cfg", CLOUD_CONFIG)
+        write(upper / "etc/cloud/cloud.cfg.d/95-ec2.cfg", CLOUD_CONFIG)
 
     def _powered_off(self, instance: Any) -> None:
         """Do what EC2 does with an instance that powered itself off."""
@@ -197,7 +204,7 @@ class Instances:
         if not found:
             return ""
         path = self._fleet.directory / "machines" / _name(found[-1]) / "console.log"
-        return local.tail(path)
+        return tail(path)
 
 
 def _name(instance: Any) -> str:
