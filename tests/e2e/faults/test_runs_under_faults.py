@@ -255,8 +255,10 @@ def test_worker_reads_no_secret_of_the_head_and_no_run_of_anybody(fleet: Fleet) 
 
 def test_messages_that_are_too_large_or_sent_again_are_dropped(fleet: Fleet) -> None:
     main = fleet.done(HEAD, "systemctl show --property=MainPID --value ipcontroller")
+    since = fleet.now(HEAD)
     sent = fleet.client(WORKERS[0], "replay.py", ADDRESSES[HEAD])
     assert sent.code == 0, sent.err
-    assert sent.out.split() == ["answered", "dropped"], sent.out
+    assert sent.out.splitlines() == ["answered", "dropped", "cut off"], sent.out
+    assert fleet.journal(HEAD, "ipcontroller", since).count("ValueError: Duplicate Signature") == 1
     awaited(lambda: fleet.verification(30).code == 0, 60, "the fleet is whole")
     assert fleet.done(HEAD, "systemctl show --property=MainPID --value ipcontroller") == main

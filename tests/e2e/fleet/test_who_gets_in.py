@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -21,11 +23,32 @@ from e2e.booted import (
 pytestmark = pytest.mark.timeout(300, func_only=True)
 
 
-def test_stranger_on_the_network_finds_ssh_and_nothing_else(fleet: Fleet) -> None:
+@pytest.fixture
+def refusals(fleet: Fleet) -> Iterator[Callable[[], list[str]]]:
+    """What the head's firewall has logged in this test; a machine's kernel is this computer's."""
+    switch = Path("/proc/sys/net/netfilter/nf_log_all_netns")
+
+    def logged() -> list[str]:
+        said = subprocess.run(["dmesg"], capture_output=True, text=True, check=True).stdout
+        return [line for line in said.splitlines() if "neurofleet refused: " in line]
+
+    fleet.done(HEAD, "systemctl reload neurofleet-firewall")  # it forgets whom it has logged
+    before, earlier = switch.read_text(), set(logged())
+    switch.write_text("1")
+    try:
+        yield lambda: [line for line in logged() if line not in earlier]
+    finally:
+        switch.write_text(before)
+
+
+def test_stranger_on_the_network_finds_ssh_and_is_logged_once(
+    fleet: Fleet, refusals: Callable[[], list[str]]
+) -> None:
     with outsider() as inside:
         command = [*inside, "/usr/bin/python3", str(CLIENTS / "scan.py"), ADDRESSES[HEAD]]
         seen = subprocess.run(command, capture_output=True, text=True, check=True, timeout=200)
     assert seen.stdout.split() == ["22"]
+    assert ["SRC=10.231.77.99 " in line for line in refusals()] == [True]
 
 
 def test_worker_finds_ssh_and_the_nine_engine_ports(fleet: Fleet) -> None:

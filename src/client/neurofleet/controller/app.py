@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import zmq
 from ipyparallel.controller.app import IPController
 
 from neurofleet.hub import HubAddress, registered_engines
@@ -28,6 +29,9 @@ LOOK_EVERY_S = 2.0
 ASK_EVERY = 5
 #: Exit code when a child died (sysexits: an internal software error).
 CHILD_DIED = 70
+#: The largest part of a message to the hub itself [bytes]; a client that asks for a million
+#: tasks by name sends 40 MB. Tasks and results have other ports.
+LARGEST_QUESTION = 64 * 2**20
 
 
 class FleetController(IPController):  # type: ignore[misc]
@@ -45,6 +49,16 @@ class FleetController(IPController):  # type: ignore[misc]
         """Run until told to stop, or until the watch ends the process."""
         self.loop.add_callback(self._begin_to_watch)  # when the loop runs, the children do
         super().start()
+
+    def bind(self, socket: Any, url: str) -> None:
+        """Bind a socket; whoever sends the hub more than it can be asked is cut off unread.
+
+        The hub is one thread: reading and checking a few hundred megabytes would keep it from
+        answering for longer than the watch waits.
+        """
+        if url in (self.client_url("registration"), self.engine_url("registration")):
+            socket.setsockopt(zmq.MAXMSGSIZE, LARGEST_QUESTION)
+        super().bind(socket, url)
 
     def handle_signal(self, sig: int, frame: Any) -> None:
         """Stop in an orderly way; children that end now are no surprise."""

@@ -27,7 +27,9 @@ with zmq.Context() as context, context.socket(zmq.DEALER) as socket:
     socket.recv_multipart()
     socket.send_multipart(frames)
     print("answered" if socket.poll(3_000) else "dropped")
+    monitor = socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
     socket.send_multipart([b"<IDS|MSG>", b"0" * 64, *[b"x" * (LARGE // 4)] * 4])
-    socket.poll(3_000)
+    print("cut off" if monitor.poll(10_000) else "taken")
+    socket.disable_monitor()
 if registered_engines(address) is None:
     sys.exit("the hub does not answer any more")
