@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import time
 import uuid
 from collections.abc import Generator, Iterator
@@ -22,6 +23,10 @@ from e2e import booted
 from e2e.booted import Made
 from e2e.processes import MARK, awaited, command, end, processes_with
 from e2e.running import Bench, Upstream
+
+# A shell that starts the tests in the background has them ignore Ctrl-C, and so would every program
+# that a test starts and interrupts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 #: L5PC with 8 individuals, on a machine that does other things as well [s].
 L5PC_LIMIT_S = 900.0

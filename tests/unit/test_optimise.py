@@ -17,7 +17,8 @@ from neurofleet.engine import host_cache
 from neurofleet.errors import RunDirectoryError
 from neurofleet.evolution import Settings, State
 from neurofleet.farm import FarmState
-from neurofleet.optimise import Request, Result, optimise
+from neurofleet.optimise import Result, optimise
+from neurofleet.request import Request
 from neurofleet.scoring import Progress
 from unit.support import CREATE, snapshot, write_model
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import time
 from collections.abc import Iterator, Sequence
@@ -13,99 +12,22 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from neurofleet import checkpoint, engines_for_model
-from neurofleet.backends.choice import EngineChoice
 from neurofleet.engine import host_cache, tasks
 from neurofleet.engine.outcome import Description, Outcome
-from neurofleet.engine.warm_process import WarmProcess
-from neurofleet.errors import FleetError, Interrupted, RunDirectoryError, UsageError
-from neurofleet.evolution import Settings, State, evolve
+from neurofleet.errors import FleetError, Interrupted, RunDirectoryError
+from neurofleet.evolution import State, evolve
 from neurofleet.farm import Farm, FarmState, Task
-from neurofleet.files import read_object
-from neurofleet.model import Bundle, EvaluatorSpec, pack
+from neurofleet.model import Bundle, pack
 from neurofleet.report import write_report
-from neurofleet.rundir import RunDirectory, this_machine, write_whole
+from neurofleet.request import Request
+from neurofleet.rundir import RunDirectory, this_machine
 from neurofleet.scoring import Individual, Progress, Scoring
 from neurofleet.status import Status
 from neurofleet.store import Store
-
-#: Limit for simulating the best individual's traces once more [s].
-TRACES_LIMIT_S = 3600.0
+from neurofleet.traces import simulate_traces
 
 root_logger = logging.getLogger()
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Request:
-    """What to optimise, how, and where.
-
-    Attributes
-    ----------
-    name : str
-        For people and for the default run directory.
-    model : Path
-        The model directory.
-    spec : EvaluatorSpec
-    settings : Settings
-    max_ngen : int
-        Generations in all, the first included.
-    engines : EngineChoice
-    run_dir : Path or None
-        ``None`` derives it from name and settings, below ``neurofleet-runs``.
-    checkpoint : Path or None
-        BluePyOpt's checkpoint; ``None`` puts it into the run directory.
-    go_on : bool
-        There has to be something to continue.
-    unit_timeout_s : float or None
-        Limit of one unit [s]; ``None`` derives it from what was measured.
-    report : bool
-        Write the report at the end.
-    command : str
-        As typed, for the record.
-    exclude : tuple of str
-        Patterns of model files that are not packed.
-    verify : int
-        Units of each generation that are scored a second time, on another host.
-    """
-
-    name: str
-    model: Path
-    spec: EvaluatorSpec
-    settings: Settings
-    max_ngen: int
-    engines: EngineChoice
-    run_dir: Path | None = None
-    checkpoint: Path | None = None
-    go_on: bool = False
-    unit_timeout_s: float | None = None
-    report: bool = True
-    command: str = ""
-    exclude: tuple[str, ...] = ()
-    verify: int = 0
-
-    def __post_init__(self) -> None:
-        if self.verify < 0:
-            raise UsageError(
-                f"{self.verify} units cannot be scored twice",
-                remedy="Give --verify of at least 1, or leave it out",
-            )
-        if self.max_ngen < 1:
-            raise UsageError(
-                f"{self.max_ngen} generations are none", remedy="Give --max-ngen of at least 1"
-            )
-        if self.unit_timeout_s is not None and not 0 < self.unit_timeout_s < float("inf"):
-            raise UsageError(
-                f"a limit of {self.unit_timeout_s:g} s is none",
-                remedy="Give --unit-timeout above 0, in seconds",
-            )
-
-    @property
-    def directory(self) -> RunDirectory:
-        """The run directory."""
-        s = self.settings
-        default = f"{self.name}-seed{s.seed}-offspring{s.offspring_size}"
-        default += "" if s == Settings(s.seed, s.offspring_size) else f"-{s.selector}-eta{s.eta:g}"
-        return RunDirectory((self.run_dir or Path("neurofleet-runs") / default).absolute())
 
 
 @dataclass(frozen=True)
@@ -432,29 +354,9 @@ def _finish(run: _Run, state: State) -> Path | None:
     directory = run.directory
     shown = {"generation": state.generation, "best": best}
     if run.about["reported"] != shown or run.scoring.simulated or not directory.report.exists():
-        simulate_traces(directory, run.bundle, best, run.view)
+        simulate_traces(directory, run.bundle, best, run.view.says)
         run.view.says("writing the report")
         write_report(directory.path)
         run.about["reported"] = shown
         directory.write_about(run.about)
     return directory.report
-
-
-def simulate_traces(
-    directory: RunDirectory, bundle: Bundle, parameters: list[float], view: View
-) -> None:
-    """Simulate one individual once more and keep its voltage traces for the report."""
-    with contextlib.suppress(OSError, ValueError, KeyError):
-        if read_object(directory.best)["parameters"] == parameters:
-            return
-    view.says("simulating the best individual's traces for the report")
-    warm = WarmProcess(*host_cache.ensure_compiled(bundle.digest))
-    try:
-        status, told = warm.responses(parameters, TRACES_LIMIT_S)
-    finally:
-        warm.close()
-    if status != "ok":
-        view.says(f"the traces could not be simulated: {told}")
-    found = {"responses": told, "reason": ""} if status == "ok" else {"reason": told}
-    text = json.dumps({"parameters": parameters, "status": status, **found})
-    write_whole(directory.best, text.encode())

@@ -159,7 +159,7 @@ def opt_l5pc(
         logger.debug("Doing start or continue")
         from neurofleet.cli.optimising import optimise_and_tell
         from neurofleet.evolution import Settings
-        from neurofleet.optimise import Request
+        from neurofleet.request import Request
 
         parallel = ipyparallel or bool(os.environ.get("L5PCBENCHMARK_USEIPYP"))
         if click.get_current_context().get_parameter_source("backend") is ParameterSource.DEFAULT:

@@ -153,7 +153,7 @@ def optimise(
     from neurofleet.cli.optimising import optimise_and_tell
     from neurofleet.evolution import Settings
     from neurofleet.model import EvaluatorSpec
-    from neurofleet.optimise import Request
+    from neurofleet.request import Request
 
     request = Request(
         name=name or Path(os.path.realpath(model)).name,

@@ -14,9 +14,11 @@ import click
 from neurofleet.errors import RunDirectoryError
 from neurofleet.files import texts, words
 from neurofleet.model import EvaluatorSpec, pack
-from neurofleet.optimise import Request, Result, optimise, simulate_traces
+from neurofleet.optimise import Result, optimise
 from neurofleet.progress import Watcher
+from neurofleet.request import Request
 from neurofleet.rundir import RunDirectory
+from neurofleet.traces import simulate_traces
 
 
 def optimise_and_tell(
@@ -70,7 +72,7 @@ def trace_best(run_dir: Path) -> None:
             f"the run in {str(run_dir)!r} has no best individual", remedy="Run its command again"
         )
     with Watcher(name, 0, live=False) as watcher:
-        simulate_traces(directory, bundle, [float(value) for value in best[0]], watcher)
+        simulate_traces(directory, bundle, [float(value) for value in best[0]], watcher.says)
 
 
 def _summary(result: Result) -> str:
