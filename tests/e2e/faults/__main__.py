@@ -17,7 +17,7 @@ def main() -> int:
     """Parse, call, print."""
     parser = argparse.ArgumentParser(prog="make chaos", description=__doc__)
     parser.add_argument("--faults", type=int, default=200, help="how many (%(default)s)")
-    parser.add_argument("--runs", type=int, default=20, help="over how many runs (%(default)s)")
+    parser.add_argument("--runs", type=int, default=20, help="over so many runs (%(default)s)")
     parser.add_argument("--seed", type=int, default=1, help="decides which, when, whom")
     parser.add_argument(
         "--kinds", nargs="+", choices=sorted(FAULTS), metavar="KIND",
@@ -30,6 +30,8 @@ def main() -> int:
     options = parser.parse_args()
     if min(options.faults, options.runs, options.generations) < 1:
         parser.error("give at least one fault, one run and one generation")
+    if options.faults < options.runs:
+        parser.error(f"{options.faults} faults are too few for {options.runs} runs: give --runs")
     if not MACHINES.exists():
         parser.error("no fleet is up on this computer; boot one with: make fleet")
     kinds = [fault for fault in FAULTS.values() if fault.weight]

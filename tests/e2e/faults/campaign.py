@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 import random
 import time
 from collections.abc import Iterator, Sequence
@@ -133,17 +132,21 @@ def campaign(
     log: Path,
     evolution: Evolution,
 ) -> Iterator[Ended]:
-    """Inject so many faults over at least so many runs; yield each run as it ends."""
+    """Inject so many faults over at least so many runs; yield each run as it ends.
+
+    Every kind comes once if there are faults enough, the others are drawn by weight.
+    """
     chance = random.Random(seed)
     peace = undisturbed(fleet, log, evolution)
-    left = faults
+    weights = [max(1, kind.weight) for kind in kinds]
+    waiting = [*kinds, *chance.choices(kinds, weights, k=max(0, faults - len(kinds)))][:faults]
+    chance.shuffle(waiting)
     for number in itertools.count():
-        if left <= 0 and number >= runs:
+        if not waiting:
             return
-        share = max(1, math.ceil(left / max(1, runs - number)))
-        drawn = chance.choices(kinds, [max(1, kind.weight) for kind in kinds], k=share)
-        one = disturbed(fleet, drawn, peace, chance, log, str(number))
-        left -= len(one.injected)
+        share = max(1, len(waiting) // max(1, runs - number))
+        one = disturbed(fleet, waiting[:share], peace, chance, log, str(number))
+        waiting = waiting[len(one.injected) :]
         yield one
 
 
