@@ -247,7 +247,7 @@ class Items:
             return 1
         each_s = max(self._took_s / self._done, 1e-6)
         share = math.ceil(self._undrawn * SHARE / max(self._engines(), 1))
-        return max(1, min(BATCH_ITEMS, share, int(BATCH_S / each_s)))
+        return max(1, min(BATCH_ITEMS, share, round(BATCH_S / each_s)))
 
 
 def pickled(items: Iterable[Any]) -> list[bytes]:
