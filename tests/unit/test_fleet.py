@@ -16,10 +16,10 @@ import pytest
 
 from neurofleet import Fleet, __version__, jobs
 from neurofleet.engine import host_cache, tasks
-from neurofleet.engine.job import Missing
+from neurofleet.engine.job import BatchEnded, Ended, Missing
 from neurofleet.errors import EnginesUnreachable, UsageError, WorkloadFailed
 from neurofleet.fleet import ItemFailed
-from neurofleet.jobs import Job, JobPreparation, python_version
+from neurofleet.jobs import Items, Job, JobPreparation, python_version
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -72,6 +72,14 @@ def test_map_quick_items_travel_in_batches_slow_ones_alone(fleet: Fleet) -> None
         assert sent == [1] * 6
     finally:
         del farm._view.__dict__[fleet_submit]
+
+
+@pytest.mark.parametrize(("each_s", "together"), [(0.3, 3), (0.6, 2), (0.7, 1), (3.0, 1)])
+def test_batch_takes_about_a_second(each_s: float, together: int) -> None:
+    items = Items(Job.of(abs), dict.fromkeys(range(100), b""), lambda: 2)
+    assert len(next(items).key) == 1  # nothing is known yet
+    items.ended(BatchEnded((Ended("ok", b"", ""),), each_s, "host", 1))
+    assert len(next(items).key) == together
 
 
 def test_map_shared_data_are_received_once_by_a_host(fleet: Fleet) -> None:

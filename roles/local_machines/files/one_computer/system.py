@@ -1,4 +1,4 @@
-"""Small things: commands, files, locks, and what a person is told."""
+"""Small things: commands, files, keys, locks, and what a person is told."""
 
 from __future__ import annotations
 
