@@ -24,11 +24,12 @@ from rich.console import Console
 from rich.progress import track
 
 from neurofleet.backends.local import LocalEngines
+from neurofleet.batches import JobPreparation, run_items
 from neurofleet.dispatch import EngineFarm
 from neurofleet.engine import tasks
 from neurofleet.engine.host_cache import versions_stamp
 from neurofleet.farm import ByName, Task
-from neurofleet.jobs import Job, JobPreparation, pickled, run_items
+from neurofleet.jobs import Job, pickled
 from neurofleet.store import FILE, pack_floats
 from neurofleet.workloads import l5pc
 from neurofleet.workloads.loo_forest import HELD_OUT, made_data, predict_left_out

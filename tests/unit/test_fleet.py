@@ -15,11 +15,12 @@ import numpy as np
 import pytest
 
 from neurofleet import Fleet, __version__, jobs
+from neurofleet.batches import Items, JobPreparation, python_version
 from neurofleet.engine import host_cache, tasks
 from neurofleet.engine.job import BatchEnded, Ended, Missing
 from neurofleet.errors import EnginesUnreachable, UsageError, WorkloadFailed
 from neurofleet.fleet import ItemFailed
-from neurofleet.jobs import Items, Job, JobPreparation, python_version
+from neurofleet.jobs import Job
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -145,7 +146,7 @@ def test_map_exceptions_returned_beside_the_results_of_the_others(fleet: Fleet) 
 def test_map_item_that_never_ends_is_ended_at_its_limit_the_others_are_kept(
     fleet: Fleet, how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("neurofleet.jobs.MOST_LOSSES", 1)
+    monkeypatch.setattr("neurofleet.batches.MOST_LOSSES", 1)
 
     def endless(x: int, how: str) -> int:
         import hashlib
@@ -168,7 +169,7 @@ def test_map_item_that_never_ends_is_ended_at_its_limit_the_others_are_kept(
 def test_map_item_that_ends_every_engine_is_found_among_its_batch(
     fleet: Fleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("neurofleet.jobs.MOST_LOSSES", 1)
+    monkeypatch.setattr("neurofleet.batches.MOST_LOSSES", 1)
 
     def deadly(x: int) -> int:
         if x == 70:

@@ -11,10 +11,11 @@ from typing import Any, Self
 from neurofleet.backends import EngineSource
 from neurofleet.backends.choice import EngineChoice, engine_source
 from neurofleet.backends.slurm import SlurmRequest
+from neurofleet.batches import JobPreparation, Result, run_items
 from neurofleet.dispatch import EngineFarm
 from neurofleet.engine.job import Missing
 from neurofleet.errors import FleetError, UsageError, WorkloadFailed
-from neurofleet.jobs import Job, JobPreparation, Result, pickled, run_items
+from neurofleet.jobs import Job, pickled
 
 #: How long the plain client's hub may take to answer [s].
 CLIENT_TIMEOUT_S = 30

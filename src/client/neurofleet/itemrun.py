@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Protocol
 
 from neurofleet.backends.choice import EngineChoice
+from neurofleet.batches import Result, open_farm, run_items
 from neurofleet.engine.job import Ended
 from neurofleet.errors import UsageError
 from neurofleet.farm import FarmState
 from neurofleet.itemstore import ItemStore
-from neurofleet.jobs import Job, Result, open_farm, run_items
+from neurofleet.jobs import Job
 from neurofleet.status import Status
 
 
