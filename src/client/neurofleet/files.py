@@ -68,6 +68,43 @@ def json_value(text: str | bytes) -> Any:
         raise ValueError("it is nested too deeply") from None
 
 
+def dump_json(value: Any, *, indent: int | None = None) -> str:
+    """Return a value as JSON that any reader takes.
+
+    Parameters
+    ----------
+    value : object
+        Of what JSON has, and of numpy's scalars and arrays. A number that is not finite, at
+        any depth, is written as ``null``: JSON has none.
+    indent : int or None
+        As ``json.dumps`` has it.
+
+    Raises
+    ------
+    TypeError
+        Something in it is of another type.
+    ValueError
+        It contains itself.
+    """
+    try:
+        return json.dumps(_finite(value), indent=indent, allow_nan=False)
+    except RecursionError:
+        raise ValueError("it contains itself, or is nested too deeply") from None
+
+
+def _finite(value: Any) -> Any:
+    """Return a value with ``None`` for each number that is not finite."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _finite(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(each) for each in value]
+    if hasattr(value, "tolist"):  # numpy's, which is not imported for this
+        return _finite(value.tolist())
+    return value
+
+
 def read_object(path: Path) -> dict[str, Any]:
     """Return the object in a JSON file.
 

@@ -7,7 +7,6 @@ engines are tended. It is a convenience: a full disk does not end a run because 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import socket
 import time
@@ -20,7 +19,7 @@ import psutil
 
 from neurofleet.errors import Interrupted, RunDirectoryError
 from neurofleet.farm import FarmState
-from neurofleet.files import count, number, read_object, real, text
+from neurofleet.files import count, dump_json, number, read_object, real, text
 from neurofleet.rundir import RunDirectory, write_whole
 
 SCHEMA_VERSION = 1
@@ -109,7 +108,7 @@ class Status:
         self._written, self._changed = time.monotonic(), False
         content = {**self._told, "updated": time.time()}
         with contextlib.suppress(RunDirectoryError):
-            write_whole(self._file, (json.dumps(content, indent=2) + "\n").encode(), lasting=False)
+            write_whole(self._file, (dump_json(content, indent=2) + "\n").encode(), lasting=False)
 
 
 class Patience:

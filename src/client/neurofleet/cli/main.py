@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from pathlib import Path
@@ -24,7 +23,7 @@ from neurofleet.cli.items import map_command
 from neurofleet.cli.slurm import slurm_command
 from neurofleet.cli.workloads import run_command
 from neurofleet.errors import UsageError
-from neurofleet.files import json_value
+from neurofleet.files import dump_json, json_value
 
 if TYPE_CHECKING:
     from neurofleet.backends.choice import EngineChoice
@@ -217,7 +216,7 @@ def status(run_dir: Path, as_json: bool) -> None:
     from neurofleet import status as known
 
     told = known.read(run_dir)
-    click.echo(json.dumps(told, indent=2) if as_json else known.line(told))
+    click.echo(dump_json(told, indent=2) if as_json else known.line(told))
 
 
 @cli.command(epilog=examples("neurofleet completion bash >> ~/.bashrc"))

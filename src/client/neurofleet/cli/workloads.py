@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -13,6 +12,7 @@ import click
 
 from neurofleet.cli.common import engine_options, examples
 from neurofleet.errors import UsageError
+from neurofleet.files import dump_json
 
 if TYPE_CHECKING:
     from neurofleet.backends.choice import EngineChoice
@@ -71,7 +71,7 @@ def hello_command(
         hello.keep(said, output)
     if as_json:
         told = {"schema_version": 1, "engines": [asdict(one) for one in said]}
-        click.echo(json.dumps(told, indent=2))
+        click.echo(dump_json(told, indent=2))
         return
     for one in said:
         click.echo(str(one))
@@ -155,7 +155,7 @@ def loo_forest_command(
             "computed": report.computed,
             "from_store": report.from_store,
         }
-        click.echo(json.dumps(told, indent=2))
+        click.echo(dump_json(told, indent=2))
         return
     for name, value in report.measures.items():
         click.echo(f"{name} {value:.6g}")

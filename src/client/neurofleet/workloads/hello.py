@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import platform
 import socket
@@ -17,6 +16,7 @@ from neurofleet.dispatch import EngineFarm
 from neurofleet.engine import host_cache
 from neurofleet.errors import TooFewEngines
 from neurofleet.farm import ByName
+from neurofleet.files import dump_json
 from neurofleet.rundir import write_whole
 
 #: How long an engine may take to answer; a busy one answers after its task [s].
@@ -92,4 +92,4 @@ def hello(choice: EngineChoice) -> list[Hello]:
 def keep(said: list[Hello], file: Path) -> None:
     """Write what was said as JSON, whole or not at all."""
     told = {"schema_version": 1, "engines": [asdict(one) for one in said]}
-    write_whole(file, json.dumps(told, indent=2).encode() + b"\n")
+    write_whole(file, dump_json(told, indent=2).encode() + b"\n")

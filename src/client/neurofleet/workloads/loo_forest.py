@@ -10,7 +10,6 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from neurofleet.backends.choice import EngineChoice
 from neurofleet.errors import UsageError, WorkloadFailed
-from neurofleet.files import open_input
+from neurofleet.files import dump_json, open_input
 from neurofleet.itemrun import ItemRun, View, run
 from neurofleet.jobs import Job, pickled
 from neurofleet.rundir import write_whole
@@ -288,7 +287,7 @@ def _write(
     lines += [f"{index},{known!r},{guess!r}" for index, (known, guess) in pairs]
     write_whole(files["predictions"], ("\n".join(lines) + "\n").encode())
     told = {"schema_version": 1, "data": data.name, "held_out": len(observed), **measures}
-    write_whole(files["measures"], json.dumps(told, indent=2).encode() + b"\n")
+    write_whole(files["measures"], dump_json(told, indent=2).encode() + b"\n")
     write_whole(files["plot"], _plot(data.name, observed, predicted, measures))
     return files
 
