@@ -13,9 +13,9 @@ import pytest
 from neurofleet.engine.outcome import Description, Outcome, Parameter
 from neurofleet.errors import WorkloadFailed
 from neurofleet.farm import Farm, Task
+from neurofleet.measured_limit import FIRST_S, MOST_FIRST_S
 from neurofleet.scoring import (
     COMPARED,
-    FIRST_LIMIT_S,
     LEAST_LIMIT_S,
     LIMIT_FACTOR,
     Progress,
@@ -209,13 +209,69 @@ def test_task_limit_and_weight_follow_what_was_measured(store: Store) -> None:
     farm = CountingFarm(timed)
     subject = scoring(store, farm)
     subject.score(1, INDIVIDUALS)
-    assert {task.args[-1] for task in farm.tasks[:2]} == {FIRST_LIMIT_S}
+    assert {task.args[-1] for task in farm.tasks[:2]} == {FIRST_S}
     farm.tasks.clear()
     subject.score(2, [(0.5,), (0.6,)])
     assert farm.given() == ["b", "b", "a", "a"]  # the longest first
     assert [task.args[-1] for task in farm.tasks] == [
         *[LIMIT_FACTOR * 9.0] * 2, *[max(LEAST_LIMIT_S, LIMIT_FACTOR * 2.0)] * 2,
     ]  # fmt: skip
+
+
+def test_unit_that_hangs_first_is_given_up_by_the_first_that_ends(store: Store) -> None:
+    """One engine, so that what is drawn later knows what has ended before."""
+    begun: list[tuple[str, float]] = []
+
+    def work(task: Task) -> Outcome:
+        (unit, individual), limit_s = task.key, task.args[-1]
+        begun.append((unit, limit_s))
+        if individual == INDIVIDUALS[0] and unit == "a":
+            return outcome([250.0], "timeout", limit_s)
+        return honest(unit, individual)
+
+    class InTurn(CountingFarm):
+        def run(self, tasks: Iterable[Task], on_result: Callable[[Task, Any], None]) -> None:
+            for task in tasks:
+                on_result(task, work(task))
+
+    store.set_note("units", "split")
+    found = scoring(store, InTurn(honest)).score(1, INDIVIDUALS)
+    assert found == [[0.1, 250.0, 2.1], *EXPECTED[1:]]
+    limits = [limit for unit, limit in begun if unit == "a"]
+    assert limits == [FIRST_S, 2 * FIRST_S, *[LEAST_LIMIT_S] * 2], "no second try: others ended"
+    kept = store.get("a", INDIVIDUALS[0])
+    assert kept is not None
+    assert kept.status == "timeout"
+
+
+def test_unit_longer_than_the_first_limit_is_tried_again_with_more(store: Store) -> None:
+    def slow(unit: str, individual: tuple[float, ...]) -> Outcome:
+        takes_s = 3 * FIRST_S
+        limit_s = farm.tasks[-1].args[-1]
+        if limit_s < takes_s:
+            return outcome([250.0] * len(UNITS[unit].objectives), "timeout", limit_s)
+        return honest(unit, individual)._replace(duration_s=takes_s)
+
+    store.set_note("units", "split")
+    farm = CountingFarm(slow)
+    subject = scoring(store, farm)
+    assert subject.score(1, INDIVIDUALS) == EXPECTED
+    assert subject.penalised == 0
+    assert subject.simulated == 8, "a try that counts for nothing is no simulated unit"
+
+
+def test_unit_that_hangs_with_all_of_its_kind_is_given_up_in_the_end(store: Store) -> None:
+    def hanging(unit: str, individual: tuple[float, ...]) -> Outcome:
+        if unit == "a":
+            return outcome([250.0], "timeout", farm.tasks[-1].args[-1])
+        return honest(unit, individual)
+
+    store.set_note("units", "split")
+    farm = CountingFarm(hanging)
+    subject = scoring(store, farm)
+    assert [scores[1] for scores in subject.score(1, INDIVIDUALS)] == [250.0] * 4
+    assert max(task.args[-1] for task in farm.tasks) == MOST_FIRST_S
+    assert subject.penalised == 4
 
 
 def test_task_limit_that_was_asked_for_holds(store: Store) -> None:

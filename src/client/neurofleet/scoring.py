@@ -11,7 +11,7 @@ import contextlib
 import logging
 import random
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from neurofleet.engine.host_cache import versions_stamp
 from neurofleet.engine.outcome import Description, Outcome
 from neurofleet.errors import RunDirectoryError, WorkloadFailed
 from neurofleet.farm import Farm, Task
+from neurofleet.measured_limit import MeasuredLimit
 from neurofleet.remembered import recall, remember
 from neurofleet.store import Phase, Store, pack_floats
 from neurofleet.units import Unit
@@ -29,10 +30,8 @@ from neurofleet.units import Unit
 COMPARED = 2
 #: A unit's default limit: this many times the longest duration measured ...
 LIMIT_FACTOR = 20.0
-#: ... but at least so long [s] ...
+#: ... but at least so long [s].
 LEAST_LIMIT_S = 120.0
-#: ... and so long while nothing has been measured [s].
-FIRST_LIMIT_S = 3600.0
 
 Individual = tuple[float, ...]
 _MODES = {"split": "by units", "whole": "as a whole"}
@@ -106,6 +105,7 @@ class Scoring:
         self._store = store
         self._open_farm = open_farm
         self._unit_limit_s = unit_limit_s
+        self._limits = MeasuredLimit(LIMIT_FACTOR, LEAST_LIMIT_S)
         self._watch = watch
         self._decision_file = decision_file
         self._verify = verify
@@ -188,26 +188,49 @@ class Scoring:
             self._farm = self._open_farm()
         self._farm.open()
 
+        done: list[Task] = []
+        doubtful: list[tuple[Task, Outcome]] = []
+
+        def judge(task: Task, outcome: Outcome) -> None:
+            if outcome.status in ("ok", "raised"):
+                self._limits.ended(task.key[0], outcome.duration_s)
+            if self._deserves_more_time(task, outcome):
+                doubtful.append((task, outcome))
+            else:
+                keep(task, outcome)
+
         def keep(task: Task, outcome: Outcome) -> None:
             unit_name, individual = task.key
             self._store.put(unit_name, individual, outcome)
+            done.append(task)
             found[unit_name, individual] = outcome
             self._own.add((unit_name, individual))
             self.simulated += 1
             if outcome.status != "ok":
                 self.penalised += 1
                 logger.warning("unit %s: %s", unit_name, _in_short(outcome))
-            done = len(found)
-            self._watch(Progress(generation, done, len(wanted), self.simulated, outcome, unit_name))
+            told = (len(found), len(wanted), self.simulated, outcome, unit_name)
+            self._watch(Progress(generation, *told))
 
         measured = self._store.durations()
+        for name, (_, longest) in measured.items():
+            self._limits.ended(name, longest)
         expected = self._remembered_durations() | {u: mean for u, (mean, _) in measured.items()}
         started = time.time()
-        todo = [self._task(*pair, measured, expected) for pair in missing]
+        units = {unit.name: unit for unit, _ in missing}
         try:
-            self._farm.run(todo, keep)
+            while missing:
+                self._farm.run(self._tasks(missing, expected), judge)
+                again = [
+                    task for task, outcome in doubtful if self._deserves_more_time(task, outcome)
+                ]
+                for task, outcome in doubtful:
+                    if task not in again:
+                        keep(task, outcome)
+                doubtful.clear()
+                missing = [(units[task.key[0]], task.key[1]) for task in again]
             if generation and self._verify:
-                self._score_again(self._farm, todo, found)
+                self._score_again(self._farm, done, found)
         finally:
             simulated = len(found) - stored
             self._store.add_phase(
@@ -253,22 +276,27 @@ class Scoring:
             remedy="Look for what the model draws at random, or for hosts that differ",
         )
 
-    def _task(
-        self,
-        unit: Unit,
-        individual: Individual,
-        measured: dict[str, tuple[float, float]],
-        expected: dict[str, float],
-    ) -> Task:
-        _, longest = measured.get(unit.name, (0.0, 0.0))
-        limit_s = self._unit_limit_s
-        if limit_s is None:
-            limit_s = max(LEAST_LIMIT_S, LIMIT_FACTOR * longest) if longest else FIRST_LIMIT_S
-        parameters = pack_floats(individual)
-        args = (self._digest, versions_stamp(), unit.name, parameters, limit_s)
-        return Task(
-            (unit.name, individual), tasks.run_unit, args, expected.get(unit.name, float("inf"))
-        )
+    def _tasks(
+        self, pairs: Sequence[tuple[Unit, Individual]], expected: Mapping[str, float]
+    ) -> Iterator[Task]:
+        """Yield tasks, the longest first; each has the limit that is known when it is drawn."""
+        unknown = float("inf")
+        for unit, individual in sorted(
+            pairs, key=lambda pair: -expected.get(pair[0].name, unknown)
+        ):
+            limit_s = self._unit_limit_s
+            if limit_s is None:
+                limit_s = self._limits.limit_s(unit.name)
+            parameters = pack_floats(individual)
+            args = (self._digest, versions_stamp(), unit.name, parameters, limit_s)
+            weight = expected.get(unit.name, unknown)
+            yield Task((unit.name, individual), tasks.run_unit, args, weight)
+
+    def _deserves_more_time(self, task: Task, outcome: Outcome) -> bool:
+        """Tell whether a unit reached a limit that was a guess, or that is another one by now."""
+        if self._unit_limit_s is not None or outcome.status != "timeout":
+            return False
+        return self._limits.timed_out(task.key[0], task.args[-1])
 
     def _compare(self, individuals: Sequence[Individual]) -> None:
         """Evaluate some individuals both ways and keep the decision."""

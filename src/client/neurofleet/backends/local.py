@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-import os
 from pathlib import Path
 from typing import Any
 
 from neurofleet.backends.own_cluster import end_cluster, is_alive, make_cluster
+from neurofleet.engine.limits import usable_cpus
 from neurofleet.errors import EnginesUnreachable, TooFewEngines, UsageError
 
 #: How long the controller has to come up [s].
@@ -19,10 +19,8 @@ logger = logging.getLogger(__name__)
 
 
 def usable_cores() -> int:
-    """Return how many cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    """Return how many engines this process may keep busy: one for each CPU that it may use."""
+    return usable_cpus()
 
 
 class LocalEngines:
