@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import io
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -75,6 +78,33 @@ def command(
         timeout=timeout_s,
         check=False,
     )
+
+
+def called(name: str, *arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """Run one of the commands in this process, where all is imported already."""
+    from neurofleet.cli import l5pc, main
+
+    words = [name, *(str(word) for word in arguments)]
+    out, err = io.StringIO(), io.StringIO()
+    taken = (signal.SIGTERM, signal.SIGUSR1, signal.SIGALRM)
+    kept = {number: signal.getsignal(number) for number in taken}
+    before, sys.argv = sys.argv, words
+    try:
+        with (
+            contextlib.chdir(cwd),
+            contextlib.redirect_stdout(out),
+            contextlib.redirect_stderr(err),
+        ):
+            {"neurofleet": main.main, "opt_l5pc": l5pc.main}[name]()
+        code: object = None
+    except SystemExit as ended:
+        code = ended.code
+    finally:
+        for number, handler in kept.items():
+            signal.signal(number, handler)
+        sys.argv = before
+    assert isinstance(code, int)
+    return subprocess.CompletedProcess(words, code, out.getvalue(), err.getvalue())
 
 
 def assert_refused(

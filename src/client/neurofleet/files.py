@@ -11,6 +11,7 @@ import json
 import math
 import os
 import pwd
+import re
 import reprlib
 import stat
 from collections.abc import Callable, Mapping
@@ -34,14 +35,29 @@ def open_plain(path: Path) -> BinaryIO:
         raise
 
 
-def open_input(path: Path, encoding: str = "utf-8", newline: str | None = None) -> TextIO:
+def open_input(
+    path: Path, encoding: str = "utf-8", newline: str | None = None, errors: str = "strict"
+) -> TextIO:
     """Open a text that a person named: a file or a pipe; a device, without end, is an OSError."""
-    file = path.open(encoding=encoding, newline=newline)
+    file = path.open(encoding=encoding, newline=newline, errors=errors)
     mode = os.fstat(file.fileno()).st_mode
     if stat.S_ISREG(mode) or stat.S_ISFIFO(mode):
         return file
     file.close()
     raise OSError(errno.EINVAL, "it is no file", str(path))
+
+
+def name_part(text: str, longest: int = 60) -> str:
+    """Return what a text can add to the name of a file or directory: no path, not hidden.
+
+    Parameters
+    ----------
+    text : str
+    longest : int
+        The most that is taken of it [bytes].
+    """
+    plain = re.sub(r"[^\w.+=-]+", "-", text).encode(errors="ignore")[:longest]
+    return plain.decode(errors="ignore").strip(".-") or "unnamed"
 
 
 def user_name(uid: int) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -97,6 +98,25 @@ def hello_command(
     "--drop", multiple=True, metavar="COLUMN", help="Column of FILE to leave out; repeatable."
 )
 @click.option(
+    "--separator",
+    metavar="CHAR",
+    default=",",
+    show_default=True,
+    help="Between the columns of FILE: a character, or tab or space.",
+)
+@click.option(
+    "--decimal",
+    metavar="CHAR",
+    default=".",
+    show_default=True,
+    help="Before the fraction of a number of FILE: . or ,",
+)
+@click.option(
+    "--drop-missing",
+    is_flag=True,
+    help="Leave lines without a value out (empty, NA, nan, null), instead of refusing FILE.",
+)
+@click.option(
     "--held-out",
     type=int,
     metavar="N",
@@ -122,6 +142,9 @@ def loo_forest_command(
     csv_file: Path | None,
     target: str | None,
     drop: tuple[str, ...],
+    separator: str,
+    decimal: str,
+    drop_missing: bool,
     held_out: int | None,
     trees: int,
     seed: int,
@@ -138,13 +161,28 @@ def loo_forest_command(
         raise UsageError(
             "--csv and --target belong together", remedy="Name both a file and its column"
         )
-    if drop and csv_file is None:
-        raise UsageError("--drop needs a file", remedy="Give --csv and --target too")
+    if csv_file is None and (drop or drop_missing or (separator, decimal) != (",", ".")):
+        raise UsageError(
+            "--drop, --drop-missing, --separator and --decimal are for a file",
+            remedy="Give --csv and --target too",
+        )
     from neurofleet.progress_items import ItemWatcher
-    from neurofleet.workloads.loo_forest import Request, loo_forest
+    from neurofleet.workloads.loo_forest import NAME, Request, loo_forest
 
-    request = Request(choice, csv_file, target or "", drop, held_out, trees, seed, run_dir)
-    with ItemWatcher("loo-forest") as watcher, contextlib.redirect_stdout(sys.stderr):
+    request = Request(
+        engines=choice,
+        csv=csv_file,
+        target=target or "",
+        drop=drop,
+        separator=separator,
+        decimal=decimal,
+        drop_missing=drop_missing,
+        held_out=held_out,
+        trees=trees,
+        seed=seed,
+        run_dir=run_dir,
+    )
+    with ItemWatcher(NAME) as watcher, contextlib.redirect_stdout(sys.stderr):
         report = loo_forest(request, watcher)
         watcher.says(f"{report.computed} computed, {report.from_store} from the run directory")
     if as_json:
@@ -158,6 +196,13 @@ def loo_forest_command(
         click.echo(dump_json(told, indent=2))
         return
     for name, value in report.measures.items():
-        click.echo(f"{name} {value:.6g}")
+        if math.isfinite(value):
+            click.echo(f"{name} {value:.6g}")
+        else:
+            click.echo(f"{name} is not defined for {_observations(len(report.observed))}")
     for name, path in report.files.items():
         click.echo(f"{name} {path}")
+
+
+def _observations(count: int) -> str:
+    return "one observation" if count == 1 else f"{count} observations"

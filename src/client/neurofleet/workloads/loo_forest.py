@@ -7,25 +7,34 @@ so a serial loop with scikit-learn gives the same predictions bit for bit.
 
 from __future__ import annotations
 
-import csv
+import functools
 import hashlib
+import importlib.metadata
 import io
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from neurofleet.backends.choice import EngineChoice
 from neurofleet.errors import UsageError, WorkloadFailed
-from neurofleet.files import dump_json, open_input
+from neurofleet.files import dump_json, name_part
 from neurofleet.itemrun import ItemRun, View, run
 from neurofleet.jobs import Job, pickled
 from neurofleet.rundir import write_whole
+from neurofleet.workloads.csv_form import Form
+from neurofleet.workloads.csv_table import read_table
 
 if TYPE_CHECKING:
     import numpy as np
 
+#: What the run is called.
+NAME = "loo-forest"
+#: Packages whose versions decide a prediction.
+DECIDING = ("numpy", "scikit-learn", "scipy")
+#: So many of the lines that are left out are named on the terminal.
+SHOWN_LINES = 20
 #: Size of the data that are made when there is no file: observations, features.
 OBSERVATIONS, FEATURES = 500, 50
 #: Observations that are held out of them, one after the other.
@@ -44,11 +53,21 @@ class Data:
         float64, (observations,).
     name : str
         For people.
+    left_out : tuple of int
+        Lines of the file that were left out because a value is missing there.
     """
 
     features: np.ndarray
     target: np.ndarray
     name: str
+    left_out: tuple[int, ...] = ()
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """A hash of all numbers."""
+        shape = repr(self.features.shape).encode()
+        content = shape + self.features.tobytes() + self.target.tobytes()
+        return hashlib.sha256(content).hexdigest()[:12]
 
 
 @dataclass(frozen=True)
@@ -64,29 +83,52 @@ class Request:
         Name of the column to predict.
     drop : sequence of str
         Columns that are left out.
+    separator, decimal : str
+        Between two columns; before a number's fraction.
+    drop_missing : bool
+        Whether lines without a value are left out.
     held_out : int or None
         Observations to hold out, from the first; ``None`` is all of a file's, 50 else.
     trees : int
     seed : int
     run_dir : Path or None
-        ``None`` derives it, below ``neurofleet-runs``.
+        ``None`` derives it from all of the above and from the data, below
+        ``neurofleet-runs``: so two inputs never share one.
     """
 
     engines: EngineChoice
     csv: Path | None = None
     target: str = ""
     drop: Sequence[str] = ()
+    separator: str = ","
+    decimal: str = "."
+    drop_missing: bool = False
     held_out: int | None = None
     trees: int = 100
     seed: int = 0
     run_dir: Path | None = None
 
-    @property
-    def directory(self) -> Path:
-        """The run directory."""
-        name = "loo-forest" + (f"-{self.csv.stem}-{self.target}" if self.csv else "")
-        default = f"{name}-trees{self.trees}-seed{self.seed}"
-        return (self.run_dir or Path("neurofleet-runs") / default).absolute()
+    def data(self) -> Data:
+        """Read the file, or make the data."""
+        if self.csv is None:
+            return made_data()
+        return read_csv(
+            self.csv,
+            self.target,
+            self.drop,
+            separator=self.separator,
+            decimal=self.decimal,
+            drop_missing=self.drop_missing,
+        )
+
+    def directory(self, data: Data) -> Path:
+        """Return the run directory."""
+        if self.run_dir is not None:
+            return self.run_dir.absolute()
+        name = "loo-forest"
+        if self.csv is not None:
+            name += f"-{name_part(self.csv.stem)}-{name_part(self.target)}-{data.digest}"
+        return Path("neurofleet-runs", f"{name}-trees{self.trees}-seed{self.seed}").absolute()
 
 
 @dataclass(frozen=True)
@@ -98,7 +140,8 @@ class Report:
     observed, predicted : list of float
         Of the held-out observations.
     measures : dict
-        ``rmse``, ``mae`` (both in the target's unit) and ``r2``.
+        ``rmse``, ``mae`` (both in the target's unit) and ``r2``, which is not a number for
+        one observation.
     files : dict
         Paths of ``predictions``, ``measures`` and ``plot``.
     computed, from_store : int
@@ -124,6 +167,21 @@ def predict_left_out(
     return float(forest.predict(features[index : index + 1])[0])
 
 
+def versions() -> dict[str, str]:
+    """Return the versions that decide a prediction, besides Python's."""
+    return {name: importlib.metadata.version(name) for name in DECIDING}
+
+
+def _left_out(data: Data) -> str:
+    """Return which lines are not used."""
+    lines = ", ".join(map(str, data.left_out[:SHOWN_LINES]))
+    more = len(data.left_out) - SHOWN_LINES
+    if more > 0:
+        lines += f" and {more} more"
+    of = len(data.left_out) + len(data.target)
+    return f"{len(data.left_out)} of {of} lines are left out for missing values: {lines}"
+
+
 def loo_forest(request: Request, view: View) -> Report:
     """Predict the held-out observations on engines; write predictions, measures and plot.
 
@@ -136,11 +194,16 @@ def loo_forest(request: Request, view: View) -> Report:
     """
     if request.trees < 1:
         raise UsageError(
-            f"{request.trees} trees are no forest", remedy="Give --trees of at least 1"
+            f"--trees must be at least 1, not {request.trees}", remedy="Give another number"
         )
     if not 0 <= request.seed < 2**31:
-        raise UsageError(f"{request.seed} is no seed", remedy="Give --seed of 0 or more")
-    data = read_csv(request.csv, request.target, request.drop) if request.csv else made_data()
+        raise UsageError(
+            f"--seed must be from 0 to {2**31 - 1}, not {request.seed}",
+            remedy="Give another number",
+        )
+    data = request.data()
+    if data.left_out:
+        view.says(_left_out(data))
     count = _held_out(request, len(data.target))
     shared = {
         "features": data.features,
@@ -148,25 +211,32 @@ def loo_forest(request: Request, view: View) -> Report:
         "trees": request.trees,
         "seed": request.seed,
     }
-    content = hashlib.sha256(data.features.tobytes() + data.target.tobytes()).hexdigest()[:12]
+    directory = request.directory(data)
     wanted = ItemRun(
-        job=Job.of(predict_left_out, shared),
-        about={"data": content, "trees": str(request.trees), "seed": str(request.seed)},
+        job=replace(Job.of(predict_left_out, shared), name=NAME),
+        about={
+            "data": data.digest,
+            "trees": str(request.trees),
+            "seed": str(request.seed),
+            "versions": ", ".join(f"{name} {which}" for name, which in versions().items()),
+        },
         items=pickled(range(count)),
-        directory=request.directory,
+        directory=directory,
         engines=request.engines,
     )
     outcome = run(wanted, view)
     if outcome.failed:
         first = outcome.failed[0]
+        reason = outcome.results[first].ended.reason
         raise WorkloadFailed(
-            f"observation {first} could not be predicted: {outcome.results[first].ended.reason}",
+            f"{len(outcome.failed)} of {count} observations could not be predicted; the first,"
+            f" observation {first + 1}: {reason}",
             remedy="Run the same command again; what was computed is kept",
         )
     predicted = [result.value() for result in outcome.results]
     observed = [float(value) for value in data.target[:count]]
     measures = error_measures(observed, predicted)
-    files = _write(request.directory, data, observed, predicted, measures)
+    files = _write(directory, data, observed, predicted, measures)
     return Report(observed, predicted, measures, files, outcome.computed, outcome.from_store)
 
 
@@ -181,70 +251,27 @@ def made_data() -> Data:
     return Data(x, y, "made data")
 
 
-def read_csv(path: Path, target: str, drop: Sequence[str] = ()) -> Data:
-    """Return a file's numbers.
+def read_csv(
+    path: Path,
+    target: str,
+    drop: Sequence[str] = (),
+    *,
+    separator: str = ",",
+    decimal: str = ".",
+    drop_missing: bool = False,
+) -> Data:
+    """Return a file's numbers; see ``csv_table``.
 
     Raises
     ------
     UsageError
-        There is no such file or column, a value is missing or no number; says where.
+        There is no such file or column, a value is missing or not a number; says where.
     """
     import numpy as np
 
-    try:
-        with open_input(path, "utf-8-sig", newline="") as file:
-            rows = [row for row in csv.reader(file) if row]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        why = error.strerror if isinstance(error, OSError) else f"it is no CSV: {error}"
-        raise UsageError(
-            f"{str(path)!r} cannot be read ({why})", remedy="Name a CSV file with a header line"
-        ) from error
-    header = [name.strip() for name in rows[0]] if rows else []
-    for name in (target, *drop):
-        if name not in header:
-            raise UsageError(
-                f"{str(path)!r} has no column {name!r}",
-                remedy=f"It has {', '.join(header) or 'none'}"[:300],
-            )
-    if len(set(header)) < len(header):
-        twice = next(name for name in header if header.count(name) > 1)
-        raise UsageError(
-            f"{str(path)!r} has two columns {twice!r}", remedy="Give each column its own name"
-        )
-    kept = [name for name in header if name not in drop]
-    if len(kept) < 2 or len(rows) < 3:
-        raise UsageError(
-            f"{str(path)!r} has {len(rows) - 1} observations of {len(kept)} columns",
-            remedy="A forest needs at least two observations, the target and another column",
-        )
-    values = np.array([_numbers(path, header, kept, n, row) for n, row in enumerate(rows[1:], 2)])
-    at = kept.index(target)
-    return Data(np.delete(values, at, axis=1), values[:, at], path.name)
-
-
-def _numbers(
-    path: Path, header: list[str], kept: list[str], number: int, row: list[str]
-) -> list[float]:
-    if len(row) != len(header):
-        raise UsageError(
-            f"line {number} of {str(path)!r} has {len(row)} values, the header has {len(header)}",
-            remedy="Mend that line",
-        )
-    numbers = []
-    for name in kept:
-        text = row[header.index(name)].strip()
-        try:
-            value = float(text)
-        except ValueError:
-            value = math.nan
-        if not math.isfinite(value):
-            what = f"{text!r}, which is no number," if text else "no value"
-            raise UsageError(
-                f"line {number} of {str(path)!r} has {what} in column {name!r}",
-                remedy=f"Mend or remove that line, or leave the column out with --drop {name}",
-            )
-        numbers.append(value)
-    return numbers
+    table = read_table(path, target, Form(separator, decimal, drop, drop_missing))
+    at = table.names.index(target)
+    return Data(np.delete(table.values, at, axis=1), table.values[:, at], path.name, table.left_out)
 
 
 def _held_out(request: Request, observations: int) -> int:
@@ -287,6 +314,7 @@ def _write(
     lines += [f"{index},{known!r},{guess!r}" for index, (known, guess) in pairs]
     write_whole(files["predictions"], ("\n".join(lines) + "\n").encode())
     told = {"schema_version": 1, "data": data.name, "held_out": len(observed), **measures}
+    told |= {"left_out_lines": list(data.left_out), "versions": versions()}
     write_whole(files["measures"], dump_json(told, indent=2).encode() + b"\n")
     write_whole(files["plot"], _plot(data.name, observed, predicted, measures))
     return files
