@@ -6,11 +6,12 @@ import contextlib
 import hashlib
 import io
 import os
+import resource
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from textwrap import dedent
 
@@ -132,6 +133,19 @@ def snapshot(directory: Path) -> dict[str, tuple[int, str]]:
         name = path.relative_to(directory).as_posix()
         found[name] = (path.lstat().st_mode, hashlib.sha256(content).hexdigest())
     return found
+
+
+@contextlib.contextmanager
+def no_room(size: int = 0) -> Iterator[None]:
+    """Let no file of this process grow beyond a size, as on a full disk."""
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, before)
 
 
 def wait_until(condition: Callable[[], object], timeout_s: float = 20.0) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import http.server
 import json
 import os
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -14,9 +16,10 @@ from typing import Any
 import pytest
 
 from neurofleet import guards
-from neurofleet.errors import UsageError
-from neurofleet.guards import expiry, idle, service
+from neurofleet.errors import FleetError, TooFewEngines, UsageError, WorkloadFailed
+from neurofleet.guards import expiry, extending, idle, service
 from neurofleet.guards.spot import Metadata
+from unit.support import no_room
 
 
 def settings(tmp_path: Path, **changes: Any) -> guards.Settings:
@@ -126,6 +129,99 @@ def test_asking_waits_until_the_guard_has_seen_to_it(
         expiry.ask_for(until, limit_s=0.1)
 
 
+@pytest.mark.parametrize(
+    ("number", "kind", "remedy"),
+    [
+        (errno.EACCES, UsageError, "fleet_members"),
+        (errno.ENOENT, UsageError, "site.yml --tags guards"),
+        (errno.ENOSPC, WorkloadFailed, "Make room on that machine"),
+        (errno.EROFS, WorkloadFailed, "Make room on that machine"),
+    ],
+)
+def test_asking_that_cannot_be_written_names_who_can_mend_it(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    number: int,
+    kind: type[FleetError],
+    remedy: str,
+) -> None:
+    settings(tmp_path)
+    monkeypatch.setenv("NEUROFLEET_GUARDS", str(tmp_path / "guards.json"))
+
+    def write_whole(path: Path, _content: bytes) -> None:
+        raise OSError(number, os.strerror(number), str(path))
+
+    monkeypatch.setattr(expiry, "write_whole", write_whole)
+    with pytest.raises(kind) as caught:
+        expiry.ask_for(time.time() + 3600)
+    assert remedy in str(caught.value)
+    assert ("fleet_members" in str(caught.value)) == (number == errno.EACCES)
+
+
+def test_full_disk_ends_neither_the_guard_nor_a_wish_and_is_said_once(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    told: list[tuple[str, ...]] = []
+    monkeypatch.setattr(expiry, "systemctl", lambda *words: told.append(words))
+    monkeypatch.setattr(expiry, "DROP_IN", tmp_path / "system")
+    (tmp_path / "system").mkdir()
+    until = time.time() + 3600
+    (tmp_path / expiry.WISH).write_text(json.dumps({"until": until}))
+    guard = service.Guard(settings(tmp_path))
+    with no_room():
+        for _ in range(3):
+            guard.step()
+    assert caplog.text.count("the end of this machine cannot be put off") == 1
+    assert "Make room on this machine" in caplog.text
+    assert told == []
+    guard.step()
+    assert told == [("daemon-reload",), ("restart", "neurofleet-expiry.timer")]
+    assert not (tmp_path / expiry.WISH).exists()
+    assert "as was asked for" in caplog.text
+    drop_in = tmp_path / "system" / "neurofleet-expiry.timer.d" / "until.conf"
+    assert expiry.shown(until) in drop_in.read_text()
+
+
+def test_systemctl_that_cannot_be_run_or_answers_nothing_is_an_error_in_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(WorkloadFailed, match=r"systemctl show failed .*No such file"):
+        expiry.systemctl("show")
+    program = tmp_path / "systemctl"
+    program.write_text("#!/bin/sh\nexec /bin/sleep 60\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(expiry, "SYSTEMCTL_S", 0.2)
+    with pytest.raises(WorkloadFailed, match="timed out"):
+        expiry.systemctl("show")
+    program.write_text("#!/bin/sh\necho '{ OnCalendar=daily ; next_elapse=n/a }'\n")
+    with pytest.raises(WorkloadFailed, match="'daily', which somebody has set by hand"):
+        expiry.ends_at("neurofleet-expiry.timer")
+
+
+def test_machines_whose_guard_has_no_room_say_so_and_not_that_they_are_silent(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def ask_for(_until: float) -> float:
+        raise WorkloadFailed("'wish.json' cannot be written (No space left)", remedy="Make room")
+
+    monkeypatch.setattr(extending, "ask_for", ask_for)
+    _, moment, why = extending.leave_wish(1e9)
+    ends = {
+        "head": extending.End(1e9),
+        "w1": extending.End(moment, why),
+        "w2": extending.SILENT,
+        "w3": extending.SILENT,
+    }
+    with pytest.raises(TooFewEngines) as caught:
+        extending.require_all(ends)
+    assert caught.value.what == (
+        "w1: 'wish.json' cannot be written (No space left); w2, w3: did not answer within 60 s"
+    )
+
+
 # -- notices -----------------------------------------------------------------------------
 
 
@@ -187,6 +283,43 @@ def test_notice_is_seen_when_it_comes_and_after_a_token_has_ended(
 
 def test_metadata_service_that_does_not_answer_says_nothing() -> None:
     assert Metadata("http://127.0.0.1:9").taken_at() is None
+
+
+def test_metadata_service_that_answers_no_http_says_nothing() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def answer() -> None:
+            connection, _ = listening.accept()
+            with connection:
+                connection.recv(1000)
+                connection.sendall(b"\xff\xfe nothing that is HTTP\r\n\r\n")
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        assert Metadata(f"http://127.0.0.1:{listening.getsockname()[1]}").taken_at() is None
+        thread.join()
+
+
+def test_engines_that_cannot_be_stopped_are_told_so_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    told: list[tuple[str, ...]] = []
+
+    def systemctl(*words: str, may_fail: bool = False) -> str:
+        told.append(words)
+        if len(told) < 3:
+            raise WorkloadFailed("systemctl stop failed (timed out)", remedy="See the journal")
+        return ""
+
+    monkeypatch.setattr(service, "systemctl", systemctl)
+    monkeypatch.setattr(service, "SPOT_EVERY_S", 0.0)
+    monkeypatch.setattr(Metadata, "taken_at", lambda _self: time.time() + 120)
+    guard = service.Guard(settings(tmp_path, metadata_url="http://127.0.0.1:9"))
+    for _ in range(5):
+        guard.step()
+    assert told == [("stop", "--no-block", "ipengines.target")] * 3
+    assert caplog.text.count("systemctl stop failed") == 1
+    assert caplog.text.count("take no more") == 1
 
 
 def test_notice_stops_the_engines_and_kills_what_is_too_slow(
@@ -254,6 +387,35 @@ def test_run_counts_as_fetched_until_something_in_it_changes(tmp_path: Path) -> 
     later = time.time() + 10
     os.utime(run / "report.html", (later, later))
     assert [*idle.not_fetched([tmp_path])] == [run]
+
+
+def test_run_with_a_link_to_nowhere_is_fetched_all_the_same(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "neurofleet-run.json").touch()
+    (run / "profile").symlink_to(tmp_path / "gone")
+    (run / idle.FETCHED).touch()
+    later = time.time() + 10
+    os.utime(run / idle.FETCHED, (later, later))
+    assert [*idle.not_fetched([tmp_path])] == []
+
+
+def test_directory_that_cannot_be_looked_into_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "user").mkdir()
+    scandir = os.scandir
+
+    def refuse(path: str) -> Any:
+        if str(path).endswith("user"):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    named: list[tuple[Path, str]] = []
+    looked = [tmp_path, tmp_path / "none"]
+    assert [*idle.not_fetched(looked, lambda folder, why: named.append((folder, why)))] == []
+    assert named == [(tmp_path / "user", "Permission denied")]
 
 
 def test_idle_head_waits_for_its_results_and_then_powers_off(

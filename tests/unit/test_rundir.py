@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
 from neurofleet.errors import RunDirectoryError
-from neurofleet.rundir import RunDirectory, this_machine, write_whole
-from unit.support import snapshot
+from neurofleet.rundir import RunDirectory, this_machine, write_file
+from unit.support import no_room, snapshot
 
 
 def test_create_new_directory_with_parents_is_empty(tmp_path: Path) -> None:
@@ -82,33 +81,16 @@ def test_about_of_a_later_version_is_refused(tmp_path: Path) -> None:
         RunDirectory(tmp_path).read_about()
 
 
-def test_write_whole_that_fails_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
-    """The limit on file sizes makes a write fail half-way, as a full disk does."""
-    (tmp_path / "file").write_text("old")
-    code = (
-        "import resource, signal, sys\n"
-        "from pathlib import Path\n"
-        "from neurofleet.errors import RunDirectoryError\n"
-        "from neurofleet.rundir import write_whole\n"
-        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
-        "try:\n"
-        "    write_whole(Path(sys.argv[1]), b'new' * 10_000)\n"
-        "except RunDirectoryError as error:\n"
-        "    print(error)\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code, tmp_path / "file"],
-        capture_output=True, text=True, timeout=60, check=True,
-    )  # fmt: skip
-    assert "cannot be written (File too large). Make room" in done.stdout
-    assert [path.name for path in tmp_path.iterdir()] == ["file"]
-    assert (tmp_path / "file").read_text() == "old"
-
-
-def test_write_whole_into_no_directory_says_so(tmp_path: Path) -> None:
-    with pytest.raises(RunDirectoryError, match="cannot be written"):
-        write_whole(tmp_path / "nowhere" / "file", b"")
+def test_file_of_a_run_that_cannot_be_written_says_what_is_kept(tmp_path: Path) -> None:
+    directory = RunDirectory(tmp_path)
+    directory.write_about({"command": "old"})
+    with no_room(), pytest.raises(RunDirectoryError) as caught:
+        directory.write_about({"command": "new" * 100})
+    assert "neurofleet-run.json' cannot be written (File too large)" in caught.value.what
+    assert "what was computed is kept" in caught.value.remedy
+    assert (directory.read_about() or {})["command"] == "old"
+    with pytest.raises(RunDirectoryError, match=r"cannot be written .*Another place\."):
+        write_file(tmp_path / "nowhere" / "file", b"", remedy="Another place")
 
 
 def test_this_machine_says_what_a_reader_wants() -> None:

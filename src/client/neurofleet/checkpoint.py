@@ -19,7 +19,7 @@ from typing import Any
 
 from neurofleet.errors import RunDirectoryError
 from neurofleet.files import as_object, count, entries, open_plain, text, texts, user_name
-from neurofleet.rundir import write_whole
+from neurofleet.rundir import write_file
 
 #: What BluePyOpt's tools read from a checkpoint (``bluepyopt.deapext.algorithms``).
 KEYS = (
@@ -81,9 +81,19 @@ def write(path: Path, state: Mapping[str, Any], identity: Mapping[str, Any]) -> 
         ``KEYS``.
     identity : mapping
         Model, versions and settings that the state belongs to.
+
+    Raises
+    ------
+    RunDirectoryError
+        It cannot be written.
     """
     content = pickle.dumps({**state, "neurofleet": dict(identity)}, protocol=4)
-    write_whole(path, content + _hash(content) + MARK)
+    write_file(
+        path,
+        content + _hash(content) + MARK,
+        remedy="Make room or mend the permissions, and run the same command again, or name another"
+        " file with --checkpoint; no score is lost",
+    )
 
 
 def read(path: Path) -> dict[str, Any]:

@@ -20,9 +20,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from neurofleet.atomic import write_whole
 from neurofleet.errors import FleetError, UsageError
 from neurofleet.files import as_object, entries, flag, number, read_settings, words
-from neurofleet.rundir import RunDirectory, write_whole
+from neurofleet.rundir import RunDirectory
 
 #: Where the playbook writes machines down, on the head.
 PATH = Path("/etc/neurofleet/costs.json")
@@ -243,6 +244,11 @@ def main() -> None:
                 print(f"{machine.name}: {'there' if machine.ended is None else 'ended'}")
     except FleetError as error:
         sys.exit(f"error: {error}")
+    except OSError as error:
+        sys.exit(
+            f"error: {str(file)!r} cannot be written ({error.strerror or error})."
+            " Make room or mend its permissions on the head, and run the playbook again."
+        )
 
 
 if __name__ == "__main__":

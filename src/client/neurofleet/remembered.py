@@ -7,24 +7,24 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from neurofleet.atomic import write_whole
 from neurofleet.files import as_object, read_object
-from neurofleet.rundir import write_whole
+
+logger = logging.getLogger(__name__)
 
 
 def remember(file: Path, content: Mapping[str, Any]) -> None:
-    """Keep an object.
-
-    Raises
-    ------
-    RunDirectoryError
-        It cannot be written.
-    """
+    """Keep an object, if there is room for it."""
     kept = {"content": content, "sha256": _checksum(content)}
-    write_whole(file, json.dumps(kept).encode())
+    try:
+        write_whole(file, json.dumps(kept).encode())
+    except OSError as error:
+        logger.info("%s is found out anew next time (%s)", file.name, error.strerror or error)
 
 
 def recall(file: Path) -> dict[str, Any] | None:

@@ -13,8 +13,6 @@ engines/             logs of engines that were started for this run
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import json
 import os
 import platform
@@ -29,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from neurofleet import __version__
+from neurofleet.atomic import write_whole
 from neurofleet.errors import RunDirectoryError
 from neurofleet.files import number, read_object, text, user_name, words
 from neurofleet.model import RUN_MARKER
@@ -40,6 +39,11 @@ KEPT = (
     *(f"{store}{end}" for store in ("scores.sqlite", "items.sqlite") for end in ("", "-journal")),
     "scores.lock",
     "scores.holder",
+)
+
+#: What a person does about a file of a run that cannot be written.
+GO_ON = (
+    "Make room or mend the permissions, and run the same command again; what was computed is kept"
 )
 
 
@@ -182,10 +186,15 @@ class RunDirectory:
         return about
 
     def write_about(self, about: Mapping[str, Any]) -> None:
-        """Write what is run here, whole or not at all."""
-        write_whole(
-            self.about, json.dumps({"schema_version": SCHEMA_VERSION, **about}, indent=2).encode()
-        )
+        """Write what is run here.
+
+        Raises
+        ------
+        RunDirectoryError
+            It cannot be written.
+        """
+        content = json.dumps({"schema_version": SCHEMA_VERSION, **about}, indent=2)
+        write_file(self.about, content.encode(), remedy=GO_ON)
 
 
 def _check_about(about: Mapping[str, Any]) -> None:
@@ -205,47 +214,26 @@ def _check_about(about: Mapping[str, Any]) -> None:
             text(model, name)
 
 
-def write_whole(path: Path, content: bytes, *, lasting: bool = True) -> None:
-    """Replace a file so that a reader, or a crash, sees the old or the new one entirely.
+def write_file(path: Path, content: bytes, *, remedy: str) -> None:
+    """Replace a file that a run is to leave, whole or not at all.
 
     Parameters
     ----------
     path : Path
     content : bytes
-    lasting : bool
-        Whether it is on disk, power cut or not, when this returns.
+    remedy : str
+        What to do when there is no room or no permission, and what is kept until then.
 
     Raises
     ------
     RunDirectoryError
         It cannot be written; the old file is as it was.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        # A device or a pipe would be gone: /dev/null, for root.
-        if path.exists() and not path.is_file():
-            raise OSError(errno.EINVAL, "it is no plain file", str(path))
-        partial.unlink(missing_ok=True)
-        with partial.open("xb") as file:
-            file.write(content)
-            file.flush()
-            if lasting:
-                os.fsync(file.fileno())
-        partial.replace(path)
-        if not lasting:
-            return
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        write_whole(path, content)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
         raise RunDirectoryError(
-            f"{str(path)!r} cannot be written ({error.strerror or error})",
-            remedy="Make room or mend the permissions and run the same command again;"
-            " what was scored is kept",
+            f"{str(path)!r} cannot be written ({error.strerror or error})", remedy=remedy
         ) from error
 
 

@@ -7,7 +7,6 @@ decision is kept in the store, so that a resumed run decides nothing anew.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import random
 import time
@@ -19,7 +18,7 @@ from typing import Any
 from neurofleet.engine import tasks
 from neurofleet.engine.host_cache import versions_stamp
 from neurofleet.engine.outcome import Description, Outcome
-from neurofleet.errors import RunDirectoryError, WorkloadFailed
+from neurofleet.errors import WorkloadFailed
 from neurofleet.farm import Farm, Task
 from neurofleet.measured_limit import MeasuredLimit
 from neurofleet.remembered import recall, remember
@@ -332,10 +331,9 @@ class Scoring:
     def _decide(self, mode: str, why: str) -> None:
         self._keep_decision(mode, why)
         if self._decision_file is not None:
-            with contextlib.suppress(RunDirectoryError):  # it is only a convenience
-                durations = self._store.durations()
-                decision = {"mode": mode, "why": why, "durations": durations}
-                remember(self._decision_file, decision)
+            durations = self._store.durations()
+            decision = {"mode": mode, "why": why, "durations": durations}
+            remember(self._decision_file, decision)
 
     def _keep_decision(self, mode: str, why: str) -> None:
         self._store.set_note("units_why", why)

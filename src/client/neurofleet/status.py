@@ -17,10 +17,11 @@ from typing import Any, Self
 
 import psutil
 
+from neurofleet.atomic import write_whole
 from neurofleet.errors import Interrupted, RunDirectoryError
 from neurofleet.farm import FarmState
 from neurofleet.files import count, dump_json, number, read_object, real, text
-from neurofleet.rundir import RunDirectory, write_whole
+from neurofleet.rundir import RunDirectory
 
 SCHEMA_VERSION = 1
 #: What is told as a whole number, once it is known.
@@ -107,7 +108,7 @@ class Status:
     def _write(self) -> None:
         self._written, self._changed = time.monotonic(), False
         content = {**self._told, "updated": time.time()}
-        with contextlib.suppress(RunDirectoryError):
+        with contextlib.suppress(OSError):
             write_whole(self._file, (dump_json(content, indent=2) + "\n").encode(), lasting=False)
 
 

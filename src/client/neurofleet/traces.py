@@ -10,7 +10,7 @@ from neurofleet.engine import host_cache
 from neurofleet.engine.warm_process import WarmProcess
 from neurofleet.files import read_object
 from neurofleet.model import Bundle
-from neurofleet.rundir import RunDirectory, write_whole
+from neurofleet.rundir import GO_ON, RunDirectory, write_file
 
 #: Limit for simulating them [s].
 TRACES_LIMIT_S = 3600.0
@@ -19,7 +19,13 @@ TRACES_LIMIT_S = 3600.0
 def simulate_traces(
     directory: RunDirectory, bundle: Bundle, parameters: list[float], says: Callable[[str], None]
 ) -> None:
-    """Simulate one individual once more and keep its voltage traces for the report."""
+    """Simulate one individual once more and keep its voltage traces for the report.
+
+    Raises
+    ------
+    RunDirectoryError
+        There is no room for them.
+    """
     with contextlib.suppress(OSError, ValueError, KeyError):
         if read_object(directory.best)["parameters"] == parameters:
             return
@@ -33,4 +39,4 @@ def simulate_traces(
         says(f"the traces could not be simulated: {told}")
     found = {"responses": told, "reason": ""} if status == "ok" else {"reason": told}
     text = json.dumps({"parameters": parameters, "status": status, **found})
-    write_whole(directory.best, text.encode())
+    write_file(directory.best, text.encode(), remedy=GO_ON)

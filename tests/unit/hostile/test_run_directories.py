@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import shutil
 from pathlib import Path
 
@@ -11,11 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from neurofleet.atomic import write_whole
 from neurofleet.engine import host_cache
 from neurofleet.errors import FleetError, RunDirectoryError
 from neurofleet.model import pack
 from neurofleet.report import record
-from neurofleet.rundir import RunDirectory, write_whole
+from neurofleet.rundir import RunDirectory
 from unit.hostile.inputs import (
     DAMAGE,
     NO_FILES,
@@ -180,16 +182,21 @@ def test_result_is_never_written_over_what_is_no_file(tmp_path: Path, kind: str)
     done = assert_documented(command(*words, "--output", target, cwd=tmp_path))
     assert done.code == 2, done
     assert target.lstat().st_mode == before
-    with pytest.raises(RunDirectoryError, match="cannot be written"):
+    with pytest.raises(OSError, match="it is no plain file"):
         write_whole(target, b"lost")
     assert target.lstat().st_mode == before
 
 
 def test_link_with_the_name_of_a_file_that_is_being_written_is_not_followed(
-    tmp_path: Path,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "thesis").write_text("years of work")
-    (tmp_path / f".file.{os.getpid()}").symlink_to(tmp_path / "thesis")
+    monkeypatch.setattr(secrets, "token_hex", lambda _size: "0123")
+    partial = tmp_path / f".file.{os.getpid()}.0123"
+    partial.symlink_to(tmp_path / "thesis")
+    with pytest.raises(FileExistsError):
+        write_whole(tmp_path / "file", b"lost")
+    monkeypatch.undo()
     write_whole(tmp_path / "file", b"new")
     assert (tmp_path / "thesis").read_text() == "years of work"
     assert (tmp_path / "file").read_bytes() == b"new"

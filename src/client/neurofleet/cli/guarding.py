@@ -75,10 +75,11 @@ def extend(hours: float, as_json: bool) -> None:
 
     ends = put_off(hours)
     if as_json:
-        click.echo(json.dumps({"schema_version": 1, "ends": ends}))
+        moments = {name: end.until for name, end in ends.items()}
+        click.echo(json.dumps({"schema_version": 1, "ends": moments}))
     else:
-        for name, until in ends.items():
-            click.echo(f"{name} ends at {shown(until) if until else 'an unknown time'}")
+        for name, end in ends.items():
+            click.echo(f"{name} ends at {shown(end.until) if end.until else 'an unknown time'}")
     require_all(ends)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from neurofleet import manifest
@@ -22,7 +23,19 @@ ANSWER_S = 60.0
 LOOK_EVERY_S = 0.1
 
 
-def extend(hours: float, limit_s: float = ANSWER_S) -> dict[str, float]:
+@dataclass(frozen=True)
+class End:
+    """When a machine ends, in seconds since 1970 [s]; 0 if it is not known, and why."""
+
+    until: float
+    why: str = ""
+
+
+#: Of a machine that has not answered.
+SILENT = End(0.0, f"did not answer within {ANSWER_S:.0f} s")
+
+
+def extend(hours: float, limit_s: float = ANSWER_S) -> dict[str, End]:
     """Let the fleet end so many hours from now.
 
     Parameters
@@ -35,7 +48,7 @@ def extend(hours: float, limit_s: float = ANSWER_S) -> dict[str, float]:
     Returns
     -------
     dict
-        By machine, when it ends, in seconds since 1970 [s]; 0 where that is not known.
+        By machine, when it ends.
 
     Raises
     ------
@@ -53,13 +66,13 @@ def extend(hours: float, limit_s: float = ANSWER_S) -> dict[str, float]:
     if not 0 < hours < float("inf"):
         raise UsageError(f"{hours:g} hours are no time from now", remedy="Give more than 0")
     until = time.time() + hours * 3600
-    ends = {"head": ask_for(until)}
-    if ends["head"] < until - 1:
+    ends = {"head": End(ask_for(until))}
+    if ends["head"].until < until - 1:
         raise UsageError(
-            f"the head's guard allows {(ends['head'] - time.time()) / 3600:.1f} h at most",
+            f"the head's guard allows {(ends['head'].until - time.time()) / 3600:.1f} h at most",
             remedy="Ask for fewer, or raise guards_most_hours in the inventory and run site.yml",
         )
-    ends |= dict.fromkeys((worker.name for worker in fleet.workers), 0.0)
+    ends |= dict.fromkeys((worker.name for worker in fleet.workers), SILENT)
     names = {worker.hostname: worker.name for worker in fleet.workers}
     with ProfileEngines(None, fleet).connect() as client:
         for host, answer in _ask_workers(client, until, limit_s).items():
@@ -67,40 +80,44 @@ def extend(hours: float, limit_s: float = ANSWER_S) -> dict[str, float]:
     return ends
 
 
-def require_all(ends: Mapping[str, float]) -> None:
-    """Refuse to be silent about machines that have not answered.
+def require_all(ends: Mapping[str, End]) -> None:
+    """Refuse to be silent about machines that have not answered, or could not do it.
 
     Raises
     ------
     TooFewEngines
     """
-    silent = [name for name, until in ends.items() if not until]
-    if silent:
+    unknown: dict[str, list[str]] = {}
+    for name, end in ends.items():
+        if not end.until:
+            unknown.setdefault(end.why, []).append(name)
+    if unknown:
         raise TooFewEngines(
-            f"{', '.join(silent)} did not answer within {ANSWER_S:.0f} s",
+            "; ".join(f"{', '.join(names)}: {why}" for why, names in unknown.items()),
             remedy="An engine that is busy does as it was asked after its unit; see with the same"
             " command again, or journalctl -u neurofleet-guard there",
         )
 
 
-def _ask_workers(client: Any, until: float, limit_s: float) -> dict[str, float]:
+def _ask_workers(client: Any, until: float, limit_s: float) -> dict[str, End]:
     """Return when each worker that answers ends, by host name."""
     asked = [client[n].apply_async(ByName.of(leave_wish), until) for n in client.ids]
     deadline = time.monotonic() + limit_s
     while not all(answer.ready() for answer in asked) and time.monotonic() < deadline:
         time.sleep(LOOK_EVERY_S)
-    ends: dict[str, float] = {}
+    ends: dict[str, End] = {}
     for answer in asked:
         if answer.ready() and answer.successful():
-            host, end = answer.get()
-            ends[host] = max(end, ends.get(host, 0.0))
+            host, moment, why = answer.get()
+            if host not in ends or moment > ends[host].until:
+                ends[host] = End(moment, why)
     return ends
 
 
-def leave_wish(until: float) -> tuple[str, float]:
-    """Ask the guard of the machine that this engine is on; 0 if it does not answer."""
+def leave_wish(until: float) -> tuple[str, float, str]:
+    """Ask the guard of the machine that this engine is on; host, end, and why that is 0."""
     host = str(tasks.probe()["host"])
     try:
-        return host, ask_for(until)
-    except FleetError:
-        return host, 0.0
+        return host, ask_for(until), ""
+    except FleetError as error:
+        return host, 0.0, error.what

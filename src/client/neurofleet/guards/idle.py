@@ -92,10 +92,25 @@ def engines_here(run: Path = Path("/run")) -> set[int]:
     return found
 
 
-def not_fetched(folders: Iterable[Path]) -> Iterator[Path]:
-    """Yield run directories that have changed since they were fetched."""
+def not_fetched(
+    folders: Iterable[Path], unreadable: Callable[[Path, str], None] = lambda _folder, _why: None
+) -> Iterator[Path]:
+    """Yield run directories that have changed since they were fetched.
+
+    Parameters
+    ----------
+    folders : iterable of Path
+        They are looked for below these.
+    unreadable : callable
+        Takes a directory that cannot be looked into, also by root (of another machine), and why.
+    """
+
+    def tell(error: OSError) -> None:
+        if not isinstance(error, FileNotFoundError):
+            unreadable(Path(error.filename), error.strerror or str(error))
+
     for top in folders:
-        for folder, below, files in os.walk(top):
+        for folder, below, files in os.walk(top, onerror=tell):
             if RUN_MARKER in files:
                 below.clear()
                 if _changed(Path(folder)):
@@ -108,9 +123,10 @@ def not_fetched(folders: Iterable[Path]) -> Iterator[Path]:
 
 def _changed(run: Path) -> bool:
     try:
-        fetched = (run / FETCHED).stat().st_mtime
+        fetched = (run / FETCHED).lstat().st_mtime
         files = [path for path in run.iterdir() if path.name not in (FETCHED, FETCHING)]
-        return any(path.stat().st_mtime > fetched for path in files)
+        # Of a link the link: what it names may not be there.
+        return any(path.lstat().st_mtime > fetched for path in files)
     except OSError:
         return True
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 import logging
 import sys
 import time
+from collections.abc import Callable
+from pathlib import Path
 
 from neurofleet import guards
 from neurofleet.errors import FleetError
@@ -38,22 +40,43 @@ class Guard:
         self._idleness = idle.Idleness(idle.asker(settings.connection_file), mine, time.monotonic())
         self._next = {"spot": 0.0, "idle": 0.0}
         self._taken_at: float | None = None
-        self._told_of: list[str] = []
+        self._is_stopping = False
+        self._told: dict[str, str] = {}
         # Often enough for the time that is waited for, and never more than the hub likes.
         self._idle_every_s = max(1.0, min(IDLE_EVERY_S, settings.idle_s / 5))
 
     def step(self) -> None:
         """Look at whatever is due."""
+        self._attempt("wish", self._take_wish)
+        now = time.monotonic()
+        metadata = self._metadata
+        if metadata is not None and now >= self._next["spot"]:
+            self._next["spot"] = now + SPOT_EVERY_S
+            self._attempt("spot", lambda: self._watch_spot(metadata))
+        if self._settings.idle_s and now >= self._next["idle"]:
+            self._next["idle"] = now + self._idle_every_s
+            self._attempt("idle", lambda: self._watch_idleness(now))
+
+    def _attempt(self, what: str, watch: Callable[[], None]) -> None:
+        """Do one of the watches; what hinders it ends none, is said once, and is tried again."""
+        try:
+            watch()
+        except (FleetError, OSError) as error:
+            self._say(f"{what} hindered", str(error))
+        else:
+            self._told.pop(f"{what} hindered", None)
+        notify("WATCHDOG=1")
+
+    def _say(self, about: str, line: str) -> None:
+        """Write a line into the journal, unless it was the last about this."""
+        if self._told.get(about) != line:
+            self._told[about] = line
+            logger.warning("%s", line)
+
+    def _take_wish(self) -> None:
         said = expiry.take_wish(self._settings, time.time())
         if said:
             logger.warning("%s", said)
-        now = time.monotonic()
-        if self._metadata is not None and now >= self._next["spot"]:
-            self._next["spot"] = now + SPOT_EVERY_S
-            self._watch_spot(self._metadata)
-        if self._settings.idle_s and now >= self._next["idle"]:
-            self._next["idle"] = now + self._idle_every_s
-            self._watch_idleness(now)
 
     def _watch_spot(self, metadata: Metadata) -> None:
         """Stop taking units once AWS has said that it takes the machine; end what is too slow."""
@@ -62,10 +85,13 @@ class Guard:
             if self._taken_at is None:
                 return
             logger.warning("AWS takes this machine at %s", expiry.shown(self._taken_at))
-            if not self._settings.on_head:
-                logger.warning("the engines finish their units and take no more")
-                systemctl("stop", "--no-block", ENGINES)
-        elif not self._settings.on_head and time.time() > self._taken_at - RESERVE_S:
+        if self._settings.on_head:
+            return
+        if not self._is_stopping:
+            self._say("engines", "the engines finish their units and take no more")
+            systemctl("stop", "--no-block", ENGINES)
+            self._is_stopping = True
+        elif time.time() > self._taken_at - RESERVE_S:
             # Ended now, the hub is told, and the units are given to others at once.
             systemctl("kill", "--signal=KILL", "ipengine@*.service", may_fail=True)
 
@@ -74,18 +100,23 @@ class Guard:
         if idle_s < self._settings.idle_s:
             return
         if self._settings.on_head:
-            kept = [str(run) for run in idle.not_fetched(self._settings.results_below)]
+            below = self._settings.results_below
+            kept = [str(run) for run in idle.not_fetched(below, self._say_unreadable)]
             if kept:
-                if kept != self._told_of:
-                    logger.warning(
-                        "idle, and kept until its results are fetched (playbooks/fetch.yml) or its"
-                        " time is over: %s",
-                        ", ".join(kept),
-                    )
-                    self._told_of = kept
+                self._say(
+                    "results",
+                    "idle, and kept until its results are fetched (playbooks/fetch.yml) or its"
+                    f" time is over: {', '.join(kept)}",
+                )
                 return
-        logger.warning("nothing to do for %.0f s: powering off", idle_s)
+        self._say("end", f"nothing to do for {self._settings.idle_s:.0f} s: powering off")
         systemctl("poweroff")
+
+    def _say_unreadable(self, folder: Path, why: str) -> None:
+        self._say(
+            f"unreadable {folder}",
+            f"{folder} cannot be read ({why}): results below it do not keep this machine",
+        )
 
 
 def main() -> None:
@@ -99,7 +130,6 @@ def main() -> None:
         notify("READY=1")
         while True:
             guard.step()
-            notify("WATCHDOG=1")
             time.sleep(WISH_EVERY_S)
     except FleetError as error:
         sys.exit(f"error: {error}")

@@ -5,6 +5,7 @@ https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/spot-instance-termination-no
 
 from __future__ import annotations
 
+import http.client
 import urllib.error
 import urllib.request
 from datetime import UTC, datetime
@@ -41,7 +42,7 @@ class Metadata:
             if error.code == 401:  # the token has ended: another one, next time
                 self._token = ""
             return None
-        except OSError:
+        except (OSError, http.client.HTTPException):
             return None
 
     def _get(self, path: str) -> str:
@@ -53,7 +54,7 @@ class Metadata:
     def _ask(self, path: str, method: str, headers: dict[str, str]) -> str:
         request = urllib.request.Request(self._url + path, method=method, headers=headers)
         with _opener.open(request, timeout=ANSWER_S) as answer:
-            return str(answer.read(10_000).decode())
+            return str(answer.read(10_000).decode(errors="replace"))
 
 
 def _moment(text: str) -> float | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from neurofleet.rundir import RunDirectory, write_whole
+from neurofleet.rundir import RunDirectory, write_file
 
 __all__ = ["write_report"]
 
@@ -38,5 +38,10 @@ def write_report(directory: Path) -> Path:
     from neurofleet.report import page, record
 
     target = RunDirectory(directory).report
-    write_whole(target, page.render(record.read(directory)).encode())
+    write_file(
+        target,
+        page.render(record.read(directory)).encode(),
+        remedy="Make room or mend the permissions, and make it with: neurofleet report DIRECTORY;"
+        " the run itself is complete without it",
+    )
     return target

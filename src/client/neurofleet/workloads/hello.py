@@ -11,13 +11,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from neurofleet import __version__
+from neurofleet.atomic import write_whole
 from neurofleet.backends.choice import EngineChoice, engine_source
 from neurofleet.dispatch import EngineFarm
 from neurofleet.engine import host_cache
-from neurofleet.errors import TooFewEngines
+from neurofleet.errors import TooFewEngines, UsageError
 from neurofleet.farm import ByName
 from neurofleet.files import dump_json
-from neurofleet.rundir import write_whole
 
 #: How long an engine may take to answer; a busy one answers after its task [s].
 ANSWER_S = 60.0
@@ -90,6 +90,18 @@ def hello(choice: EngineChoice) -> list[Hello]:
 
 
 def keep(said: list[Hello], file: Path) -> None:
-    """Write what was said as JSON, whole or not at all."""
+    """Write what was said as JSON, whole or not at all.
+
+    Raises
+    ------
+    UsageError
+        The file cannot be written.
+    """
     told = {"schema_version": 1, "engines": [asdict(one) for one in said]}
-    write_whole(file, dump_json(told, indent=2).encode() + b"\n")
+    try:
+        write_whole(file, dump_json(told, indent=2).encode() + b"\n")
+    except OSError as error:
+        raise UsageError(
+            f"{str(file)!r} cannot be written ({error.strerror or error})",
+            remedy="Make room or mend the permissions, or name another file with --output",
+        ) from error

@@ -22,7 +22,7 @@ from neurofleet.errors import UsageError, WorkloadFailed
 from neurofleet.files import dump_json, name_part
 from neurofleet.itemrun import ItemRun, View, run
 from neurofleet.jobs import Job, pickled
-from neurofleet.rundir import write_whole
+from neurofleet.rundir import GO_ON, write_file
 from neurofleet.workloads.csv_form import Form
 from neurofleet.workloads.csv_table import read_table
 
@@ -312,11 +312,11 @@ def _write(
     lines = ["observation,observed,predicted"]
     pairs = enumerate(zip(observed, predicted, strict=True))
     lines += [f"{index},{known!r},{guess!r}" for index, (known, guess) in pairs]
-    write_whole(files["predictions"], ("\n".join(lines) + "\n").encode())
+    write_file(files["predictions"], ("\n".join(lines) + "\n").encode(), remedy=GO_ON)
     told = {"schema_version": 1, "data": data.name, "held_out": len(observed), **measures}
     told |= {"left_out_lines": list(data.left_out), "versions": versions()}
-    write_whole(files["measures"], dump_json(told, indent=2).encode() + b"\n")
-    write_whole(files["plot"], _plot(data.name, observed, predicted, measures))
+    write_file(files["measures"], dump_json(told, indent=2).encode() + b"\n", remedy=GO_ON)
+    write_file(files["plot"], _plot(data.name, observed, predicted, measures), remedy=GO_ON)
     return files
 
 

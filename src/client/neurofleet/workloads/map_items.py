@@ -17,7 +17,7 @@ from neurofleet.errors import UsageError, first_line
 from neurofleet.files import json_value, open_input
 from neurofleet.itemrun import ItemRun, Outcome, View, run
 from neurofleet.jobs import Job, own_modules, pickled
-from neurofleet.rundir import write_whole
+from neurofleet.rundir import write_file
 
 RESULTS = "results.jsonl"
 
@@ -95,7 +95,12 @@ def map_items(request: Request, view: View) -> Outcome:
             text.write(f'{{"result": {result.value()}}}\n')
         else:
             text.write(json.dumps({"error": result.ended.reason}) + "\n")
-    write_whole(request.results, text.getvalue().encode())
+    write_file(
+        request.results,
+        text.getvalue().encode(),
+        remedy="Make room or mend the permissions, and run the same command again, or name another"
+        " file with --output; what was computed is kept",
+    )
     return outcome
 
 
