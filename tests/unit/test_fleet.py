@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
-import threading
+import sqlite3
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from neurofleet import Fleet, __version__, jobs
+from neurofleet import Fleet, __version__
 from neurofleet.batches import Items, JobPreparation, python_version
 from neurofleet.engine import host_cache, tasks
 from neurofleet.engine.job import BatchEnded, Ended, Missing
@@ -188,9 +188,9 @@ def test_map_item_that_cannot_be_sent_is_named(fleet: Fleet) -> None:
 
 
 def test_map_function_that_cannot_be_sent_is_named(fleet: Fleet) -> None:
-    lock = threading.Lock()
-    with pytest.raises(UsageError, match="cannot be sent to engines"):
-        fleet.map(lambda x: lock.acquire() and x, [1])
+    notes = sqlite3.connect(":memory:")
+    with pytest.raises(UsageError, match="cannot be sent to engines: its variable 'notes' is a"):
+        fleet.map(lambda x: notes.execute("select ?", (x,)), [1])
 
 
 def test_map_result_that_cannot_be_sent_back_is_told(fleet: Fleet) -> None:
@@ -203,9 +203,8 @@ def test_map_function_whose_import_engines_lack_is_told_with_a_remedy(
 ) -> None:
     import sys
 
-    # It looks installed, so it travels as a name.
-    monkeypatch.setattr("neurofleet.jobs._INSTALLED", (*jobs._INSTALLED, str(tmp_path)))
-    jobs._is_installed.cache_clear()
+    # It is installed for the client only, so it travels as a name.
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     (tmp_path / "only_here.py").write_text("def f(x):\n    return x\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     import only_here  # type: ignore[import-not-found]

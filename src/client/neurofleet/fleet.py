@@ -205,8 +205,9 @@ class Fleet:
             See its subclasses.
         """
         farm = self._opened()
-        content = dict(enumerate(pickled(items)))
-        job = Job.of(function, shared)
+        sent = pickled(items)
+        content = dict(enumerate(sent))
+        job = Job.of(function, shared, sent)
         results: dict[int, Result] = {}
         if content:
             farm.prepare_for(JobPreparation(job))

@@ -22,7 +22,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from neurofleet.engine import host_cache
+from neurofleet.engine import host_cache, own_modules
+from neurofleet.engine.job_content import JobContent
 from neurofleet.errors import FleetError, WorkloadFailed
 
 #: Jobs that an engine keeps loaded, the least recently used goes [count].
@@ -215,7 +216,9 @@ def _job(digest: str) -> Callable[[Any], Any]:
             content = file.read_bytes()
             with contextlib.suppress(OSError):
                 file.touch()  # so that it is kept
-            function = pickle.loads(content)
+            job = JobContent.loads(content)
+            own_modules.install(job)
+            function = own_modules.load(job)
         except OSError as error:
             raise _unwritable(error) from error
         except Exception as error:

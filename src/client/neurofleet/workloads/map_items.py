@@ -7,6 +7,7 @@ import importlib
 import io
 import json
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from neurofleet.engine.job import OfJson
 from neurofleet.errors import UsageError, first_line
 from neurofleet.files import json_value, open_input
 from neurofleet.itemrun import ItemRun, Outcome, View, run
-from neurofleet.jobs import Job, own_modules, pickled
+from neurofleet.jobs import Job, pickled
 from neurofleet.rundir import write_file
 
 RESULTS = "results.jsonl"
@@ -80,9 +81,10 @@ def map_items(request: Request, view: View) -> Outcome:
             f"there is no directory {str(request.results.parent)!r} for the results",
             remedy="Make it, or name another file with --output",
         )
+    job = Job.of(OfJson(function), as_imported=True)
     wanted = ItemRun(
-        job=Job.of(OfJson(function)),
-        about={"function": request.function, "code": _code()},
+        job=job,
+        about={"function": request.function, "code": _digest(job.code)},
         items=pickled(lines),
         directory=request.directory,
         engines=request.engines,
@@ -170,9 +172,5 @@ def load(name: str) -> Any:
     return function
 
 
-def _code() -> str:
-    """Return a hash of all of a person's own code that is loaded."""
-    digest = hashlib.sha256()
-    for module in sorted(own_modules(), key=lambda module: str(module.__name__)):
-        digest.update(module.__name__.encode() + b"\0" + Path(module.__file__).read_bytes())
-    return digest.hexdigest()[:12]
+def _digest(code: Mapping[str, str]) -> str:
+    return hashlib.sha256(json.dumps(code, sort_keys=True).encode()).hexdigest()[:12]

@@ -1,0 +1,384 @@
+"""What a program has set in its own modules since they were imported (``config.DT = 0.1``).
+
+An engine imports the modules anew, so what import makes is there; what was set afterwards has to
+be sent. Whether something was set is seen from the source: a name that has another value than the
+one that is written there, that is not written there, or that some code of the person's assigns to.
+"""
+
+from __future__ import annotations
+
+import abc
+import ast
+import functools
+import sys
+import types
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from neurofleet import source_scan
+from neurofleet.engine import generators
+from neurofleet.engine.job_content import Source
+from neurofleet.engine.own_modules import Attributes, NotSent
+from neurofleet.own_code import own_modules, own_texts
+from neurofleet.pickling import Referred, described, dumps
+from neurofleet.source_scan import codes, parsed
+
+
+@dataclass
+class _Written:
+    """What the source of a module or class binds.
+
+    Attributes
+    ----------
+    literals : dict of str to list
+        The values that are written for a name.
+    computed : set of str
+        Names that get a value by running something.
+    imported : dict of str to (module, name)
+        By ``from module import name``, else with an empty name.
+    defined : set of str
+        Functions without decorators.
+    classes : dict of str to _Written
+    assigned : set of str
+        Names that functions assign with ``global``.
+    stars : bool
+        Whether all of some module is imported.
+    decorated : bool
+        Whether it is a class that something has changed after its body.
+    """
+
+    literals: dict[str, list[Any]] = field(default_factory=dict)
+    computed: set[str] = field(default_factory=set)
+    imported: dict[str, tuple[str, str]] = field(default_factory=dict)
+    defined: set[str] = field(default_factory=set)
+    classes: dict[str, _Written] = field(default_factory=dict)
+    assigned: set[str] = field(default_factory=set)
+    stars: bool = False
+    decorated: bool = False
+
+    def binds(self, name: str) -> bool:
+        """Tell whether a name is bound at all."""
+        places = (self.literals, self.computed, self.imported, self.defined, self.classes)
+        return any(name in place for place in places)
+
+
+def changed(sources: Mapping[str, Source]) -> tuple[dict[str, dict[str, Any]], frozenset[int]]:
+    """Return what was set since import, and the functions that are not as their files have them.
+
+    Parameters
+    ----------
+    sources : mapping of str to Source
+        Own modules; those that are not loaded are as import will make them.
+
+    Returns
+    -------
+    dict
+        ``{module: {name: value}}``; a name in a class has the class's name before it.
+    frozenset of int
+        The ``id`` of each such function.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    replaced: set[int] = set()
+    loaded = {
+        name: s
+        for name, s in sources.items()
+        if isinstance(sys.modules.get(name), types.ModuleType)
+    }
+    if not loaded:
+        return {}, frozenset()
+    elsewhere = _Elsewhere.of(sources)
+    for name, source in loaded.items():
+        look = _Look(name, source, elsewhere)
+        found[name] = dict(look.changes(vars(sys.modules[name]), _written(source.text), ""))
+        replaced |= look.replaced
+    for name, source in loaded.items():
+        package = name if source.package else name.rpartition(".")[0]
+        for alias, (origin, original) in _written(source.text).imported.items():
+            # Which of the two was earlier, the import or the change, is not known there.
+            if original in found.get(_absolute(origin, package), {}):
+                live = vars(sys.modules[name])
+                if alias in live:
+                    found[name].setdefault(alias, live[alias])
+    return {name: here for name, here in found.items() if here}, frozenset(replaced)
+
+
+def _absolute(module: str, package: str) -> str:
+    level = len(module) - len(module.lstrip("."))
+    return source_scan.absolute(module.lstrip("."), level, package)
+
+
+class _Look:
+    """A look at one module."""
+
+    def __init__(self, module: str, source: Source, elsewhere: _Elsewhere) -> None:
+        self._module, self._elsewhere = module, elsewhere
+        self._codes = _codes_of(source.text, source.filename)
+        self.replaced: set[int] = set()
+
+    def changes(
+        self, live: Mapping[str, Any], written: _Written, prefix: str
+    ) -> Iterator[tuple[str, Any]]:
+        """Yield names and values that import would not make so."""
+        for name, value in list(live.items()):
+            if name.startswith("__") and name.endswith("__"):
+                continue
+            whole = f"{prefix}{name}"
+            if not written.binds(name):
+                if not written.decorated and not self._is_explained(name, value, written, prefix):
+                    yield from self._sent(whole, value)
+            elif name in written.classes:
+                if not isinstance(value, type) or value.__module__ != self._module:
+                    yield from self._sent(whole, value)
+                elif type(value) in (type, abc.ABCMeta) and not issubclass(value, tuple):
+                    yield from self.changes(vars(value), written.classes[name], f"{whole}.")
+            elif name in written.defined:
+                if not written.decorated and not self._is_as_defined(value, whole):
+                    yield from self._sent(whole, value)
+            elif name in written.computed or name in written.assigned:
+                if self._may_be_changed(name, value, written):
+                    yield from self._sent(whole, value, computed=True)
+            elif name in written.literals and not any(
+                _equal(value, one) for one in written.literals[name]
+            ):
+                yield from self._sent(whole, value)
+
+    def _may_be_changed(self, name: str, value: Any, written: _Written) -> bool:
+        if generators.is_generator(value):
+            return False  # it is seeded there
+        if name in written.assigned or name in self._elsewhere.assigned or self._elsewhere.anything:
+            return True
+        return name in self._elsewhere.used and not isinstance(value, _IMMUTABLE)
+
+    def _is_as_defined(self, value: Any, qualname: str) -> bool:
+        if isinstance(value, staticmethod | classmethod):
+            value = value.__func__
+        if not isinstance(value, types.FunctionType) or value.__module__ != self._module:
+            return False
+        if value.__code__ in self._codes.get(value.__qualname__, ()):
+            return True
+        if value.__qualname__ == qualname:
+            self.replaced.add(id(value))
+        return False
+
+    def _is_explained(self, name: str, value: Any, written: _Written, prefix: str) -> bool:
+        """Tell whether import makes a name that the source does not write out."""
+        if prefix:
+            return not _is_data(value)
+        if isinstance(value, types.ModuleType):
+            # A package gets its modules as attributes when they are imported.
+            return value.__name__ == f"{self._module}.{name}"
+        return written.stars and name not in self._elsewhere.assigned
+
+    def _sent(self, name: str, value: Any, *, computed: bool = False) -> Iterator[tuple[str, Any]]:
+        """Yield a value if it can be sent; what import makes is used there if it cannot."""
+        if _can_be_sent(value):
+            yield name, value
+        elif isinstance(inner := getattr(value, "__dict__", None), dict):
+            yield name, Attributes({k: one for k, one in inner.items() if _can_be_sent(one)})
+        elif not computed and not isinstance(value, dict | list | set):
+            says = f"{self._module}.{name} is {described(value)}, which cannot be sent"
+            yield name, NotSent(f"{says}; open it inside the function")
+
+
+def _can_be_sent(value: Any) -> bool:
+    try:
+        dumps(value, Referred())
+    except Exception:
+        return False
+    return True
+
+
+_IMMUTABLE = (bool, int, float, complex, str, bytes, type(None), Path, type, types.FunctionType)
+
+
+def _is_data(value: Any) -> bool:
+    kinds = (bool, int, float, complex, str, bytes, list, tuple, dict, set, frozenset)
+    return isinstance(value, kinds) or type(value).__module__ == "numpy"
+
+
+def _equal(one: Any, other: Any) -> bool:
+    """Compare a value with one that is written in a source; kinds count, and NaN is NaN."""
+    if type(one) is not type(other):
+        return False
+    if isinstance(one, list | tuple):
+        return len(one) == len(other) and all(map(_equal, one, other))
+    if isinstance(one, dict):
+        same = list(one) == list(other)
+        return same and all(_equal(value, other[key]) for key, value in one.items())
+    return bool(one == other) or (one != one and other != other)
+
+
+@functools.lru_cache(maxsize=512)
+def _written(text: bytes) -> _Written:
+    found = _Written()
+    try:
+        tree = parsed(text)
+    except (SyntaxError, ValueError):
+        return found
+    _read(tree.body, found)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Global):
+            found.assigned.update(node.names)
+    return found
+
+
+def _read(body: Iterable[ast.stmt], found: _Written) -> None:
+    for node in body:
+        match node:
+            case ast.FunctionDef() | ast.AsyncFunctionDef():
+                plain = all(ast.unparse(d) in _STAY_METHODS for d in node.decorator_list)
+                (found.defined if plain else found.computed).add(node.name)
+            case ast.ClassDef():
+                inner = _Written(decorated=bool(node.decorator_list))
+                found.classes[node.name] = inner
+                _read(node.body, inner)
+            case ast.Import() | ast.ImportFrom():
+                _read_import(node, found)
+            case ast.Assign(targets=[ast.Name(id=name)]) | ast.AnnAssign(target=ast.Name(id=name)):
+                _read_value(name, node.value, found)
+            case _:
+                _read_others(node, found)
+    for name in found.computed:
+        found.defined.discard(name)
+        found.classes.pop(name, None)
+
+
+_STAY_METHODS = ("staticmethod", "classmethod")
+
+
+def _read_value(name: str, value: ast.expr | None, found: _Written) -> None:
+    if value is None:
+        return  # only an annotation
+    try:
+        found.literals.setdefault(name, []).append(ast.literal_eval(value))
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
+        found.computed.add(name)
+
+
+def _read_import(node: ast.Import | ast.ImportFrom, found: _Written) -> None:
+    for alias in node.names:
+        if alias.name == "*":
+            found.stars = True
+        elif isinstance(node, ast.ImportFrom):
+            module = "." * node.level + (node.module or "")
+            found.imported[alias.asname or alias.name] = (module, alias.name)
+        else:
+            found.imported[alias.asname or alias.name.partition(".")[0]] = (alias.name, "")
+
+
+def _read_others(node: ast.AST, found: _Written) -> None:
+    """Note what other statements bind: loops, conditions, with, try, del, several targets."""
+    match node:
+        case ast.Name(id=name, ctx=ast.Store() | ast.Del()):
+            found.computed.add(name)
+        case ast.FunctionDef() | ast.AsyncFunctionDef() | ast.ClassDef():
+            found.computed.add(node.name)
+            return
+        case ast.Lambda():
+            return
+        case ast.Import() | ast.ImportFrom():
+            _read_import(node, found)
+        case ast.ExceptHandler(name=str(name)):
+            found.computed.add(name)
+    for inner in ast.iter_child_nodes(node):
+        _read_others(inner, found)
+
+
+@functools.lru_cache(maxsize=512)
+def _codes_of(text: bytes, filename: str) -> dict[str, list[types.CodeType]]:
+    """Return the code of all functions in a source, by qualified name."""
+    found: dict[str, list[types.CodeType]] = {}
+    try:
+        whole = compile(text, filename, "exec", dont_inherit=True)
+    except (SyntaxError, ValueError):
+        return found
+    for code in codes(whole):
+        found.setdefault(code.co_qualname, []).append(code)
+    return found
+
+
+@dataclass
+class _Elsewhere:
+    """What the person's code does to names that may be a module's.
+
+    Attributes
+    ----------
+    assigned : set of str
+        ``something.name = ...``
+    used : set of str
+        ``name.method()``, ``name[...] = ...``, ``name.part = ...``: a mutable object may change.
+    anything : bool
+        Whether names are made up when it runs, or its source is not known.
+    """
+
+    assigned: set[str] = field(default_factory=set)
+    used: set[str] = field(default_factory=set)
+    anything: bool = False
+
+    @classmethod
+    def of(cls, sources: Mapping[str, Source]) -> _Elsewhere:
+        """Look at all own code that is loaded, the program's included."""
+        found = cls()
+        texts = _of_main()
+        found.anything = not texts
+        texts += [source.text for source in sources.values()]
+        texts += own_texts(set(own_modules()) - set(sources))
+        for text in texts:
+            try:
+                assigned, used, anything = _done_in(text)
+            except (SyntaxError, ValueError):
+                continue  # a notebook's cell with commands of its own
+            found.assigned |= assigned
+            found.used |= used
+            found.anything = found.anything or anything
+        return found
+
+
+@functools.lru_cache(maxsize=512)
+def _done_in(text: bytes) -> tuple[frozenset[str], frozenset[str], bool]:
+    assigned: set[str] = set()
+    used: set[str] = set()
+    anything = False
+    for node in ast.walk(parsed(text)):
+        match node:
+            case ast.Attribute(value=value, attr=attr, ctx=ast.Store() | ast.Del()):
+                assigned.add(attr)
+                used.update(_bases(value))
+            case ast.Subscript(value=value, ctx=ast.Store() | ast.Del()):
+                used.update(_bases(value))
+            case ast.Call(func=ast.Attribute(value=value)):
+                used.update(_bases(value))
+            case ast.Call(
+                func=ast.Name(id="setattr"), args=[value, ast.Constant(value=str(name)), _]
+            ):
+                assigned.add(name)
+                used.update(_bases(value))
+            case ast.Call(func=ast.Name(id="setattr" | "vars" | "globals" | "exec")):
+                anything = True
+            case ast.Attribute(attr="__dict__" | "__setattr__"):
+                anything = True
+    return frozenset(assigned), frozenset(used), anything
+
+
+def _bases(node: ast.expr) -> Iterator[str]:
+    """Yield the names in ``a.b[0].c``."""
+    while isinstance(node, ast.Attribute | ast.Subscript):
+        if isinstance(node, ast.Attribute):
+            yield node.attr
+        node = node.value
+    if isinstance(node, ast.Name):
+        yield node.id
+
+
+def _of_main() -> list[bytes]:
+    """Return the source of the program, a script's file or a notebook's cells, if it is known."""
+    main = sys.modules.get("__main__")
+    file = getattr(main, "__file__", None)
+    if isinstance(file, str):
+        try:
+            return [Path(file).read_bytes()]
+        except OSError:
+            return []
+    return [cell.encode() for cell in getattr(main, "In", None) or () if isinstance(cell, str)]

@@ -1,0 +1,226 @@
+"""What a module's source asks for, read without running it."""
+
+from __future__ import annotations
+
+import ast
+import dis
+import functools
+import types
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+#: Whoever names one of these changes what the whole process does, so a later call would see it.
+STATEFUL = frozenset(
+    {
+        "environ", "putenv", "unsetenv", "setlocale", "getcontext", "setcontext", "seterr",
+        "seterrcall", "set_printoptions", "set_option", "reset_option", "setrecursionlimit",
+        "filterwarnings", "simplefilter", "setitimer", "addHandler", "addFilter", "umask",
+        "setdefaulttimeout", "settrace", "setprofile", "set_config", "meta_path", "path_hooks",
+        "register_adapter", "register_converter", "set_start_method", "setswitchinterval",
+    }
+)  # fmt: skip
+#: So do these modules.
+STATEFUL_MODULES = frozenset({"atexit", "ctypes", "locale", "resource", "signal", "faulthandler"})
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The imports of some code.
+
+    Attributes
+    ----------
+    modules : frozenset of str
+        Full names; a part may turn out to be no module but something in one.
+    stars : frozenset of str
+        Modules from which all is imported.
+    below : frozenset of str
+        Packages of which any module may be asked for, by a name that is made up when it runs.
+    any_module : bool
+        Whether the name may be any.
+    stateful : bool
+        Whether it names something that keeps a state for the whole process.
+    """
+
+    modules: frozenset[str] = frozenset()
+    stars: frozenset[str] = frozenset()
+    below: frozenset[str] = frozenset()
+    any_module: bool = False
+    stateful: bool = False
+
+
+@dataclass
+class _Found:
+    modules: set[str] = field(default_factory=set)
+    stars: set[str] = field(default_factory=set)
+    below: set[str] = field(default_factory=set)
+    any_module: bool = False
+    stateful: bool = False
+
+    def frozen(self) -> Asked:
+        return Asked(
+            frozenset(self.modules),
+            frozenset(self.stars),
+            frozenset(self.below),
+            self.any_module,
+            self.stateful,
+        )
+
+
+@functools.lru_cache(maxsize=2048)
+def parsed(text: bytes) -> ast.Module:
+    """Return a source's syntax tree.
+
+    Raises
+    ------
+    SyntaxError, ValueError
+        It is no Python.
+    """
+    return ast.parse(text)
+
+
+@functools.lru_cache(maxsize=2048)
+def of_source(text: bytes, package: str) -> Asked:
+    """Return what a module's source asks for.
+
+    Parameters
+    ----------
+    text : bytes
+    package : str
+        The package that its relative imports start from; empty if there is none.
+    """
+    found = _Found()
+    for node in ast.walk(parsed(text)):
+        if isinstance(node, ast.Import):
+            found.modules.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            _from(found, node.module or "", node.level, [a.name for a in node.names], package)
+        elif isinstance(node, ast.Call) and _is_import_call(node):
+            _called(found, node, package)
+        elif isinstance(node, ast.Attribute):
+            found.stateful = found.stateful or node.attr in STATEFUL
+        elif isinstance(node, ast.Name):
+            found.stateful = found.stateful or node.id in STATEFUL
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            found.stateful = found.stateful or any(alias.name in STATEFUL for alias in node.names)
+    found.stateful = found.stateful or _changes_imported(parsed(text))
+    return found.frozen()
+
+
+def _from(found: _Found, module: str, level: int, names: list[str], package: str) -> None:
+    base = absolute(module, level, package)
+    if not base:
+        return
+    found.modules.add(base)
+    for name in names:
+        if name == "*":
+            found.stars.add(base)
+        else:
+            found.modules.add(f"{base}.{name}")
+
+
+def absolute(module: str, level: int, package: str) -> str:
+    """Return a module's full name; empty if it would be above the topmost package."""
+    if not level:
+        return module
+    parts = package.split(".") if package else []
+    if level - 1 > len(parts):
+        return ""
+    parts = parts[: len(parts) - (level - 1)]
+    return ".".join([*parts, module] if module else parts)
+
+
+def _is_import_call(node: ast.Call) -> bool:
+    name = node.func.attr if isinstance(node.func, ast.Attribute) else None
+    name = node.func.id if isinstance(node.func, ast.Name) else name
+    return name in {"import_module", "__import__"} and bool(node.args)
+
+
+def _called(found: _Found, node: ast.Call, package: str) -> None:
+    """Note a call of ``import_module`` or ``__import__``."""
+    prefix, whole = _known_start(node.args[0])
+    if prefix.startswith("."):
+        level = len(prefix) - len(prefix.lstrip("."))
+        prefix = absolute(prefix.lstrip("."), level, package)
+    if whole:
+        found.modules.add(prefix)
+    elif "." in prefix:
+        found.below.add(prefix.rpartition(".")[0])
+    else:
+        found.any_module = True
+
+
+def _known_start(node: ast.expr) -> tuple[str, bool]:
+    """Return the text that an expression starts with, and whether that is all of it."""
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        return node.value, True
+    if isinstance(node, ast.JoinedStr) and node.values:
+        return _known_start(node.values[0])[0], False
+    if isinstance(node, ast.BinOp):
+        return _known_start(node.left)[0], False
+    return "", False
+
+
+def _changes_imported(tree: ast.Module) -> bool:
+    """Tell whether a source sets something in a module that it imports (``numpy.x = ...``)."""
+    imported: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            imported.update((a.asname or a.name).partition(".")[0] for a in node.names)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute | ast.Subscript) and not isinstance(node.ctx, ast.Load):
+            base: ast.expr = node
+            while isinstance(base, ast.Attribute | ast.Subscript):
+                base = base.value
+            if isinstance(base, ast.Name) and base.id in imported:
+                return True
+    return False
+
+
+def codes(code: types.CodeType) -> Iterator[types.CodeType]:
+    """Yield a code object and all that are defined inside it."""
+    yield code
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            yield from codes(constant)
+
+
+def of_code(code: types.CodeType, package: str) -> Asked:
+    """Return what a function asks for whose source need not exist.
+
+    Parameters
+    ----------
+    code : code
+    package : str
+        See ``of_source``.
+    """
+    found = _Found()
+    for part in codes(code):
+        found.stateful = found.stateful or not STATEFUL.isdisjoint(part.co_names)
+        if "import_module" in part.co_names or "__import__" in part.co_names:
+            _strings(found, part, package)
+        before: list[object] = [None, None]
+        for instruction in dis.get_instructions(part):
+            if instruction.opname == "IMPORT_NAME":
+                level, names = before
+                _from(
+                    found,
+                    instruction.argval,
+                    level if isinstance(level, int) else 0,
+                    list(names) if isinstance(names, tuple) else [],
+                    package,
+                )
+            if instruction.opname in {"LOAD_CONST", "LOAD_SMALL_INT"}:
+                before = [before[1], instruction.argval]
+    return found.frozen()
+
+
+def _strings(found: _Found, code: types.CodeType, package: str) -> None:
+    """Note every text of a code that imports by name: the name is one of them, if it is known."""
+    for constant in code.co_consts:
+        if isinstance(constant, str) and constant.strip("."):
+            level = len(constant) - len(constant.lstrip("."))
+            name = absolute(constant.lstrip("."), level, package)
+            if name.endswith("."):
+                found.below.add(name.rstrip("."))
+            elif all(part.isidentifier() for part in name.split(".")):
+                found.modules.add(name)
