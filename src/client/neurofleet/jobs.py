@@ -16,6 +16,7 @@ from typing import Any
 
 import cloudpickle
 
+from neurofleet.engine.job_content import JobContent
 from neurofleet.errors import UsageError, first_line
 
 #: Largest job that is sent to a host [bytes].
@@ -64,12 +65,13 @@ class Job:
         try:
             bound = _Bound(function, dict(shared)) if shared else function
             with _own_code_travels():
-                payload = cloudpickle.dumps(bound)
+                call = cloudpickle.dumps(bound)
         except Exception as error:
             raise UsageError(
                 f"{name} or its data cannot be sent to engines ({first_line(error)})",
                 remedy="Open files and connections inside the function; keep the rest plain data",
             ) from error
+        payload = JobContent(name, call, own_process="neuron" in sys.modules).dumps()
         if len(payload) > LARGEST_JOB:
             raise UsageError(
                 f"{name} and its data are {len(payload) / 1e6:.0f} MB, more than the"
