@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import atexit
+import functools
 import itertools
 import math
 import pickle
 import platform
+import secrets
+import shutil
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +21,8 @@ from neurofleet.backends.choice import EngineChoice, engine_source
 from neurofleet.dispatch import EngineFarm
 from neurofleet.engine import job as on_engine
 from neurofleet.engine import tasks
-from neurofleet.engine.job import BatchEnded, Ended, Missing
+from neurofleet.engine.job import Missing
+from neurofleet.engine.job_content import BatchEnded, Calls, Ended, Place
 from neurofleet.errors import FleetError, WorkloadFailed
 from neurofleet.farm import Farm, FarmState, SerialFarm, Task, check_engine
 from neurofleet.jobs import Job
@@ -50,14 +56,29 @@ class JobPreparation:
             check_engine(answer, {"neurofleet": __version__, "Python": python_version()})
             # An engine of a host that was sent the job waits for it there.
             wait_s = RECEIVE_S if answer["host"] in self._sent else 0.0
-            return (on_engine.prepare, self._job.digest, None, wait_s)
+            return (on_engine.prepare, self._job.digest, None, wait_s, here())
         if isinstance(answer, Missing):
             if answer.host in self._sent and not answer.waited:
-                return (on_engine.prepare, self._job.digest, None, RECEIVE_S)
+                return (on_engine.prepare, self._job.digest, None, RECEIVE_S, here())
             # The first of its host, or whoever was receiving it there was lost.
             self._sent.add(answer.host)
-            return (on_engine.prepare, self._job.digest, self._job.payload)
+            return (on_engine.prepare, self._job.digest, self._job.payload, 0.0, here())
         return None
+
+
+@functools.cache
+def here() -> Place:
+    """Return where this program works, so that engines of this computer work there too."""
+    folder = Path(tempfile.mkdtemp(prefix="neurofleet-token-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    token = secrets.token_hex()
+    (folder / "token").write_text(token)
+    return Place(str(Path.cwd()), str(folder / "token"), token)
+
+
+def calls(limit_s: float | None) -> Calls:
+    """Return how items are called."""
+    return Calls(limit_s=limit_s, place=here())
 
 
 def python_version() -> str:
@@ -104,12 +125,12 @@ class _Batch(Task):
 
     def parts(self) -> Sequence[Task]:
         """Return a task for each item, so that the one that ends engines is found."""
-        digest, items, limit_s = self.args
+        digest, items, calls = self.args
         if len(items) == 1:
             return (self,)
         return [
-            _Batch((number,), self.function, (digest, (item,), limit_s))
-            for number, item in zip(self.key, items, strict=True)
+            _Batch((number,), self.function, (digest, ((number, item),), calls))
+            for number, item in items
         ]
 
 
@@ -150,14 +171,14 @@ class Items:
         numbers, content, size = [], [], 0
         for number, item in itertools.islice(self._left, self._sensible()):
             numbers.append(number)
-            content.append(item)
+            content.append((number, item))
             size += len(item)
             if size > BATCH_BYTES:
                 break
         if not numbers:
             raise StopIteration
         self._undrawn -= len(numbers)
-        args = (self._job.digest, tuple(content), self._limit_s)
+        args = (self._job.digest, tuple(content), calls(self._limit_s))
         return _Batch(tuple(numbers), on_engine.run_batch, args)
 
     def ended(self, batch: BatchEnded) -> None:
@@ -188,7 +209,7 @@ def open_farm(
         Told the ``FarmState`` when it changes.
     """
     if choice.backend == "serial":
-        return SerialFarm(lambda: _prepare_here(job), lambda: None), "serial"
+        return SerialFarm(lambda: _prepare_here(job), on_engine.close), "serial"
     source, backend = engine_source(choice, logs)
     farm = EngineFarm(
         source,
@@ -201,7 +222,7 @@ def open_farm(
 
 
 def _prepare_here(job: Job) -> None:
-    answer = on_engine.prepare(job.digest, job.payload)
+    answer = on_engine.prepare(job.digest, job.payload, 0.0, here())
     if isinstance(answer, FleetError):
         raise answer
 
@@ -239,6 +260,6 @@ def run_items(
 
     def failed(task: Task, failure: WorkloadFailed) -> None:
         reason = failure.what.removeprefix("run_batch ")
-        on_results({number: Result(Ended("lost", b"", reason), "", 0) for number in task.key})
+        on_results({number: Result(Ended("lost", reason=reason), "", 0) for number in task.key})
 
     farm.run(batches, ended, failed)

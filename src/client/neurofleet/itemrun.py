@@ -12,7 +12,7 @@ from typing import Protocol
 
 from neurofleet.backends.choice import EngineChoice
 from neurofleet.batches import Result, open_farm, run_items
-from neurofleet.engine.job import Ended
+from neurofleet.engine.job_content import Ended
 from neurofleet.errors import UsageError
 from neurofleet.farm import FarmState
 from neurofleet.itemstore import ItemStore
@@ -106,7 +106,7 @@ def run(wanted: ItemRun, view: View) -> Outcome:
         for number, key in enumerate(keys):
             if key in kept:
                 value, host, pid = kept[key]
-                results[number] = Result(Ended("ok", value, ""), host, pid)
+                results[number] = Result(Ended("ok", value), host, pid)
         from_store = len(results)
 
         def tell_items(failed: int) -> None:
