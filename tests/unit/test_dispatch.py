@@ -8,6 +8,8 @@ import logging
 import math
 import os
 import shutil
+import signal
+import socket
 import struct
 import time
 from collections.abc import Callable, Iterator
@@ -23,6 +25,8 @@ from neurofleet import safe_point
 from neurofleet.backends.local import LocalEngines
 from neurofleet.backends.profile import ProfileEngines
 from neurofleet.dispatch import MOST_FAILURES, WINDOW, EngineFarm
+from neurofleet.dispatch_engines import Roster
+from neurofleet.dispatch_state import Out, Run
 from neurofleet.engine import tasks
 from neurofleet.engine.outcome import Outcome
 from neurofleet.engines_for_model import ModelPreparation, host_cache
@@ -37,7 +41,7 @@ from neurofleet.farm import ByName, FarmState, SerialFarm, Task
 from neurofleet.model import EvaluatorSpec, pack
 from neurofleet.store import pack_floats
 from unit import farm_tasks
-from unit.support import PURE_PYTHON
+from unit.support import PURE_PYTHON, wait_until
 
 pytestmark = pytest.mark.timeout(90)
 
@@ -341,6 +345,296 @@ def test_farm_engine_killed_in_a_task_is_replaced_and_the_late_one_used_in_the_s
     assert [size for size, _ in itertools.groupby(states, lambda s: s.engines)][-3:] == [2, 1, 2]
 
 
+def kill(farm: EngineFarm, pid: int) -> None:
+    """End an engine, and return when the farm's client has dropped it."""
+    before = len(farm.client.ids)
+    os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: len(farm.client.ids) < before)
+
+
+@pytest.mark.parametrize("when", ["between two looks", "in the middle of a submission"])
+def test_farm_engine_lost_beside_one_that_is_left_out_costs_no_task(
+    own_engines: Callable[[int], LocalEngines],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    when: str,
+) -> None:
+    """Tasks name their engines then, and ipyparallel drops an engine that is gone at once."""
+    farm = EngineFarm(own_engines(3), preparation=Refusing(0), engine_timeout_s=60)
+    log, killed = str(tmp_path / "log"), []
+    found: dict[Any, Any] = {}
+    try:
+        farm.open()
+        assert (farm.size, len(farm.client.ids)) == (2, 3)
+
+        def keep(task: Task, result: Any) -> None:
+            assert task.key not in found
+            found[task.key] = result
+            if when == "between two looks" and len(found) == 3:
+                killed.append(result[1])
+                kill(farm, result[1])
+
+        submit = farm._view.apply_async
+
+        def submit_late(*args: Any) -> Any:
+            if len(found) == 3 and not killed:
+                killed.append(found[0][1])
+                kill(farm, found[0][1])
+            return submit(*args)
+
+        if when != "between two looks":
+            monkeypatch.setattr(farm._view, "apply_async", submit_late)
+        farm.run([Task(i, farm_tasks.work, (log, str(i), 0.05)) for i in range(40)], keep)
+    finally:
+        farm.close()
+    assert len(killed) == 1
+    assert {key: name for key, (name, _) in found.items()} == {i: str(i) for i in range(40)}
+
+
+def test_farm_submission_that_fails_for_another_reason_ends_the_run_and_keeps_the_task(
+    farm: EngineFarm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any) -> Any:
+        raise KeyError("a fault of our own")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(farm._view, "apply_async", broken)
+        with pytest.raises(KeyError, match="of our own"):
+            run(farm, [Task("t", abs, (-1,))])
+    assert run(farm, [Task("t", abs, (-1,))]) == {"t": 1}
+
+
+def test_farm_whose_controller_tells_the_client_to_close_connects_again(
+    farm: EngineFarm, tmp_path: Path
+) -> None:
+    log = str(tmp_path / "log")
+    found: list[Any] = []
+
+    def keep(task: Task, _result: Any) -> None:
+        found.append(task.key)
+        if len(found) == 3:
+            farm.client.close(linger=0)
+
+    farm.run([Task(i, farm_tasks.work, (log, str(i), 0.02)) for i in range(12)], keep)
+    assert sorted(found) == list(range(12))
+
+
+class ToldItsHost:
+    """A preparation that asks an engine for its host, and nothing else."""
+
+    def request(self, answer: Any | None) -> tuple[Any, ...] | None:
+        return (tasks.probe,) if answer is None else None
+
+
+def test_farm_tells_what_runs_where_and_since_when(shared: str, tmp_path: Path) -> None:
+    states: list[FarmState] = []
+    farm = EngineFarm(
+        ProfileEngines(shared),
+        preparation=ToldItsHost(),
+        engine_timeout_s=30,
+        watch=states.append,
+    )
+    begun = time.time()
+    try:
+        farm.open()
+        run(
+            farm, [Task(f"t{i}", farm_tasks.work, (str(tmp_path / "log"), "", 1.0)) for i in (1, 2)]
+        )
+    finally:
+        farm.close()
+    both = next(state.running for state in states if len(state.running) == 2)
+    assert {(one.key, one.host) for one in both} == {
+        (key, socket.gethostname()) for key in ("t1", "t2")
+    }
+    assert begun <= both[0].since <= both[1].since <= time.time()
+    assert states[-1].running == ()
+
+
+class Refused:
+    """A result that ipyparallel makes when no engine that was meant is there any more."""
+
+    def get(self, timeout: float) -> Any:
+        raise ipyparallel.error.ImpossibleDependency
+
+
+def test_farm_task_that_no_engine_has_had_has_lost_none(farm: EngineFarm) -> None:
+    task = Task("t", abs, (-1,))
+    state = Run()
+    for i in range(task.most_losses + 1):
+        state.out[str(i)] = Out(task)
+        farm._task_ended(state, str(i), Refused(), lambda *_: None, None)
+        assert [entry[-1] for entry in state.waiting] == [task]
+        state.waiting.clear()
+    assert not state.losses
+
+
+class FakeClient:
+    """A client that knows engines, and notes what each is asked."""
+
+    _closed = False
+
+    def __init__(self, *identities: str) -> None:
+        self._engines = dict(enumerate(identities))
+        self.asked: list[tuple[int, str]] = []
+
+    def __getitem__(self, number: int) -> Any:
+        if number not in self._engines:
+            raise IndexError(number)
+        self._asking = number
+        return self
+
+    def apply_async(self, function: ByName, *_: Any) -> Any:
+        self.asked.append((self._asking, function.name))
+        return self
+
+    def add_done_callback(self, _callback: Any) -> None: ...
+
+
+class Answer:
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+    def get(self, timeout: float) -> Any:
+        return self.value
+
+
+def test_engine_that_answers_for_something_else_is_not_ready_for_this() -> None:
+    client = FakeClient("one")
+    roster = Roster(ToldItsHost(), lambda *_: None)
+    roster.connect(client)
+    roster.follow()
+    roster.prepare_for(ToldItsHost())
+    roster.take((0, "one", 0), Answer({"host": "a"}))
+    assert roster.size == 0
+    roster.take((0, "one", 1), Answer({"host": "a"}))
+    assert roster.targets("") == ([0], True)
+    assert len(client.asked) == 2
+
+
+def test_engine_that_goes_while_it_is_asked_is_not_left_out() -> None:
+    client = FakeClient("one", "two")
+    roster = Roster(ToldItsHost(), lambda *_: None)
+    roster.connect(client)
+    roster.follow()
+    roster.take((1, "two", 0), Answer({"host": "b"}))
+    del client._engines[0]
+    roster.take((0, "one", 0), None)
+    assert roster.why_none is None
+    assert roster.targets("") == ([1], True)
+    client._engines[2] = "three"
+    assert roster.targets("") == ([1], False), "it has just come, and nobody has asked it"
+    del client._engines[1]
+    assert roster.targets("") == ([], False)
+
+
+class Quiet:
+    """A source whose engines come and go by themselves."""
+
+    name, expected, connection_file = "a quiet source", 1, ""
+
+    def connect(self) -> Any: ...
+
+    def tend(self, _engines: int) -> bool:
+        return True
+
+    def close(self) -> None: ...
+
+
+class LeavingOut(ToldItsHost):
+    def request(self, answer: Any | None) -> tuple[Any, ...] | None:
+        if isinstance(answer, dict) and answer["host"] == "wrong":
+            raise ModelError("the engine on wrong has other versions", remedy="Mend it")
+        return super().request(answer)
+
+
+class FromEngine:
+    """A result that an engine sent; an error if it is one."""
+
+    def __init__(self, identity: str, result: Any) -> None:
+        self.metadata = {"engine_uuid": identity}
+        self.result = result
+
+    def get(self, timeout: float) -> Any:
+        if isinstance(self.result, Exception):
+            raise self.result
+        return self.result
+
+
+@pytest.mark.parametrize("result", ["done", ModuleNotFoundError("neurofleet")], ids=str)
+@pytest.mark.parametrize("turns_out", ["right", "wrong", "gone"])
+def test_farm_result_of_an_engine_that_has_just_come_counts_if_it_may_have_tasks(
+    turns_out: str, result: Any
+) -> None:
+    """The scheduler gives it a task before anybody has asked what it is."""
+    farm = EngineFarm(Quiet(), preparation=LeavingOut())
+    client = farm._client = FakeClient("one")
+    farm._roster.connect(client)
+    farm._update_engines(Run())
+    farm._roster.take((0, "one", 0), Answer({"host": "right"}))
+    task = Task("t", abs, (-1,))
+    run = Run(out={"m": Out(task)})
+    kept: list[Any] = []
+    client._engines[1] = "two"
+    farm._task_ended(run, "m", FromEngine("two", result), lambda *told: kept.append(told), None)
+    assert (list(run.out), run.waiting, kept) == (["m"], [], []), "not decided"
+    if turns_out == "gone":
+        del client._engines[1]
+    else:
+        farm._roster.take((1, "two", 0), Answer({"host": turns_out}))
+    farm._step(run, lambda *told: kept.append(told))
+    again = [entry[-1] for entry in run.waiting]
+    counts = turns_out == "right"
+    assert kept == ([(task, "done")] if counts and result == "done" else [])
+    assert again == ([] if kept else [task])
+    assert run.failures == ({"t": 1} if counts and not kept else {})
+    assert not run.out
+
+
+def test_farm_whose_good_engines_are_gone_waits_beside_one_that_is_left_out() -> None:
+    """All workers were switched off but the one that was never of use."""
+    farm = EngineFarm(Quiet(), preparation=LeavingOut())
+    client = farm._client = FakeClient("one", "two")
+    farm._roster.connect(client)
+    farm._update_engines(Run())
+    farm._roster.take((0, "one", 0), Answer({"host": "right"}))
+    farm._roster.take((1, "two", 0), Answer({"host": "wrong"}))
+    farm._update_engines(Run())
+    del client._engines[0]
+    farm._update_engines(Run())
+    assert farm.size == 0
+
+
+def test_farm_of_which_only_a_wrong_engine_has_come_waits_for_the_others() -> None:
+    source = Quiet()
+    source.expected = 2
+    farm = EngineFarm(source, preparation=LeavingOut())
+    client = farm._client = FakeClient("one")
+    farm._roster.connect(client)
+    farm._update_engines(Run())
+    farm._roster.take((0, "one", 0), Answer({"host": "wrong"}))
+    farm._update_engines(Run())
+    client._engines[1] = "two"
+    farm._update_engines(Run())
+    farm._roster.take((1, "two", 0), Answer({"host": "wrong"}))
+    with pytest.raises(ModelError, match="has other versions"):
+        farm._update_engines(Run())
+
+
+@pytest.mark.parametrize(
+    ("not_on", "expected"), [("", ([0, 1], True)), ("a", ([1], False)), ("c", ([0, 1], False))]
+)
+def test_targets_avoid_a_host_while_there_is_another(
+    not_on: str, expected: tuple[list[int], bool]
+) -> None:
+    roster = Roster(ToldItsHost(), lambda *_: None)
+    roster.connect(FakeClient("one", "two"))
+    roster.follow()
+    roster.take((0, "one", 0), Answer({"host": "a"}))
+    roster.take((1, "two", 0), Answer({"host": "b"}))
+    assert roster.targets(not_on) == expected
+    assert roster.host("two") == "b"
+
+
 class WithoutEngines:
     """A controller that runs, and nobody who starts an engine."""
 
@@ -389,6 +683,17 @@ def test_serial_farm_runs_in_the_order_given() -> None:
     farm.run(wanted, lambda task, result: told.append(f"{task.key}={result}"))
     farm.close()
     assert told == ["open", "0=0", "1=1", "2=2", "closed"]
+
+
+def test_serial_farm_tells_what_runs_and_since_when() -> None:
+    states: list[FarmState] = []
+    farm = SerialFarm(lambda: None, lambda: None, states.append)
+    begun = time.time()
+    farm.run([Task(i, abs, (-i,)) for i in range(2)], lambda *_: None)
+    assert [[one.key for one in state.running] for state in states] == [[0], [1], []]
+    assert [state.busy for state in states] == [1, 1, 0]
+    assert states[0].running[0].host == socket.gethostname()
+    assert begun <= states[0].running[0].since <= time.time()
 
 
 # -- a model's engines ---------------------------------------------------------------

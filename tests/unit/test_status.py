@@ -13,9 +13,9 @@ import pytest
 
 from neurofleet import status
 from neurofleet.errors import Interrupted, RunDirectoryError, WorkloadFailed
-from neurofleet.farm import FarmState
+from neurofleet.farm import FarmState, Running
 from neurofleet.status import CONFIRM_S, SOON_S, WORTH_A_LINE_S, Patience, Status
-from unit.support import command, write_model
+from unit.support import command, wait_until, write_model
 
 
 def content(directory: Path) -> dict[str, Any]:
@@ -69,6 +69,42 @@ def test_status_tells_since_when_engines_are_missing(tmp_path: Path) -> None:
         told.farm(FarmState(2, 1, None, 2, 300.0))
         found = content(tmp_path)
         assert (found["state"], found["busy"], found["waiting_since"]) == ("running", 1, None)
+
+
+def test_status_names_what_runs_where_and_since_when(tmp_path: Path) -> None:
+    running = (
+        Running(("Step1", (0.5, 1.0)), "worker2", 1000.04),
+        Running((4,), "worker1", 2000.0),
+        Running((7, 8, 9), "", 3000.0),
+    )
+    with Status(tmp_path, "l5pc") as told:
+        told.farm(FarmState(3, 3, None, 3, 300.0, running))
+        wait_until(lambda: content(tmp_path).get("running"))
+        assert content(tmp_path)["running"] == [
+            {"unit": "Step1", "host": "worker2", "since": 1000.0},
+            {"item": 5, "host": "worker1", "since": 2000.0},
+            {"item": 8, "last": 10, "host": "", "since": 3000.0},
+        ]
+    assert content(tmp_path)["running"] == []
+
+
+def test_status_change_is_in_the_file_also_if_nobody_says_more(tmp_path: Path) -> None:
+    """A unit that this process computes itself may take an hour."""
+    with Status(tmp_path, "l5pc") as told:
+        told.tell(units_done=1)
+        wait_until(lambda: content(tmp_path).get("units_done") == 1, 5)
+
+
+def test_status_of_a_run_whose_number_another_process_has_is_killed(tmp_path: Path) -> None:
+    with Status(tmp_path, "l5pc"):
+        found = content(tmp_path)
+        assert status.read(tmp_path)["state"] == "preparing"
+    file = tmp_path / "status.json"
+    file.write_text(json.dumps({**found, "pid_start": found["pid_start"] - 1}))
+    assert status.read(tmp_path)["state"] == "killed"
+    del found["pid_start"]  # written by an earlier version
+    file.write_text(json.dumps(found))
+    assert status.read(tmp_path)["state"] == "preparing"
 
 
 def test_status_command_tells_a_finished_and_a_killed_run(tmp_path: Path) -> None:

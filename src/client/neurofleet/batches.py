@@ -119,6 +119,12 @@ class _Batch(Task):
     __slots__ = ()
 
     @property
+    def title(self) -> str:
+        """The items that it has, counted from 1."""
+        first, last = self.key[0] + 1, self.key[-1] + 1
+        return f"item {first}" if first == last else f"items {first} to {last}"
+
+    @property
     def most_losses(self) -> int:
         """Fewer than a task's: the item fails, the others and the run go on."""
         return MOST_LOSSES if len(self.key) == 1 else MOST_LOSSES + 1
@@ -209,7 +215,7 @@ def open_farm(
         Told the ``FarmState`` when it changes.
     """
     if choice.backend == "serial":
-        return SerialFarm(lambda: _prepare_here(job), on_engine.close), "serial"
+        return SerialFarm(lambda: _prepare_here(job), on_engine.close, watch), "serial"
     source, backend = engine_source(choice, logs)
     farm = EngineFarm(
         source,

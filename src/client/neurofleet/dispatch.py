@@ -20,15 +20,15 @@ from typing import Any
 
 from neurofleet import safe_point
 from neurofleet.backends import EngineSource
-from neurofleet.dispatch_state import LOST, Engine, Run, remote_failure
+from neurofleet.dispatch_engines import Roster
+from neurofleet.dispatch_state import LOST, NEVER_BEGUN, Out, Run, remote_failure
 from neurofleet.errors import (
     EnginesUnreachable,
-    FleetError,
     TooFewEngines,
     WorkloadFailed,
     first_line,
 )
-from neurofleet.farm import ByName, FarmState, Preparation, Task
+from neurofleet.farm import ByName, FarmState, Preparation, Running, Task
 from neurofleet.hub_watch import HubWatch
 
 #: Tasks given to the scheduler per usable engine: one runs, one waits behind it.
@@ -37,6 +37,8 @@ WINDOW = 2
 TICK_S = 0.5
 #: Once one engine is ready, how long the others may take before work begins [s].
 ASSEMBLY_S = 120.0
+#: Tasks that come back for so long because nobody can have them, and the client knows wrong [s].
+REFUSED_S = 10.0
 #: A task that fails (not: whose engine is lost) so often is not tried again.
 MOST_FAILURES = 3
 
@@ -68,23 +70,25 @@ class EngineFarm:
         is_not_ready: Callable[[Any], bool] = lambda _result: False,
     ) -> None:
         self._source = source
-        self._preparation = preparation
         self._engine_timeout_s = engine_timeout_s
         self._watch = watch
         self._is_not_ready = is_not_ready
         self._client: Any = None
         self._view: Any = None
         self._hub: HubWatch | None = None
-        self._engines: dict[int, Engine] = {}
         self._events: queue.SimpleQueue[tuple[str, Any, Any]] = queue.SimpleQueue()
+        self._roster = Roster(
+            preparation, lambda asked, answer: self._events.put(("prepared", asked, answer))
+        )
         self._empty_since: float | None = None
+        self._had_one = False  # an engine that could be used
         self._completed = 0
         self._order = itertools.count()
 
     @property
     def size(self) -> int:
         """Number of engines that are ready."""
-        return sum(engine.ready for engine in self._engines.values())
+        return self._roster.size
 
     @property
     def client(self) -> Any:
@@ -112,10 +116,8 @@ class EngineFarm:
 
     def _assembled(self) -> bool:
         """Tell whether all expected engines are there, and each is ready or left out."""
-        settled = sum(
-            engine.ready or engine.left_out is not None for engine in self._engines.values()
-        )
-        return self.size > 0 and settled >= max(self._source.expected, len(self._engines))
+        expected = max(self._source.expected, len(self._roster))
+        return self.size > 0 and self._roster.settled >= expected
 
     def run(
         self,
@@ -158,6 +160,7 @@ class EngineFarm:
                     self._step(run, on_result, on_failure)
         finally:
             self._keep_what_arrived(run, on_result)
+        self._tell(run)
         if safe_point.asked():
             raise safe_point.reached(self._completed)
 
@@ -178,7 +181,7 @@ class EngineFarm:
             self._source.connection_file,
             lambda known: self._events.put(("hub", client, known)),
         )
-        self._engines.clear()
+        self._roster.connect(client)
         self._empty_since = time.monotonic()
 
     def _enqueue(self, run: Run, task: Task, weight: float) -> None:
@@ -186,32 +189,45 @@ class EngineFarm:
 
     def prepare_for(self, preparation: Preparation) -> None:
         """Have every engine prepared anew, for something else."""
-        self._preparation = preparation
-        for engine_id, engine in list(self._engines.items()):
-            engine.ready, engine.left_out = False, None
-            self._prepared(engine_id, engine.identity, None)
+        self._had_one = False
+        self._roster.prepare_for(preparation)
 
     def _submit(self, run: Run) -> bool:
         """Give the scheduler tasks until the window is full; tell whether more are waiting."""
         if safe_point.asked():
             return False
-        ready = [engine_id for engine_id, engine in self._engines.items() if engine.ready]
-        # Each target named makes each message longer: none is when all may have it.
-        targets = None if len(ready) == len(self._engines) else ready
-        while self._draw(run) and ready and len(run.out) < WINDOW * len(ready):
-            _, _, task = heapq.heappop(run.waiting)
+        while self._draw(run):
+            ready, _ = self._roster.targets("")
+            if not ready or len(run.out) >= WINDOW * len(ready):
+                break
+            waiting = heapq.heappop(run.waiting)
+            task = waiting[-1]
             if task.key in run.done:
                 continue
-            elsewhere = [i for i in ready if self._engines[i].host != task.not_on]
-            with self._view.temp_flags(targets=(task.not_on and elsewhere) or targets):
-                result = self._view.apply_async(ByName.of(task.function), *task.args)
-            # Client and view would remember the name of every task they ever sent.
-            self._client.history.clear()
-            self._view.history.clear()
-            message = result.msg_ids[0]
-            run.out[message] = task
-            result.add_done_callback(lambda done, m=message: self._events.put(("task", m, done)))
+            targets, everybody = self._roster.targets(task.not_on)
+            try:
+                # Each target named makes each message longer: none is when all may have it.
+                with self._view.temp_flags(targets=None if everybody else targets):
+                    result = self._view.apply_async(ByName.of(task.function), *task.args)
+            except Exception:
+                heapq.heappush(run.waiting, waiting)
+                if not self._client._closed and set(targets) <= set(self._roster.present):
+                    raise  # that was not because of an engine that has just gone
+                if self._client._closed:
+                    break  # the next look connects anew
+                continue
+            self._submitted(run, task, result)
         return bool(run.waiting)
+
+    def _submitted(self, run: Run, task: Task, result: Any) -> None:
+        # Client and view would remember the name of every task they ever sent.
+        self._client.history.clear()
+        self._view.history.clear()
+        message = result.msg_ids[0]
+        out = run.out[message] = Out(task)
+        for sent in result._children:
+            sent.iopub_callbacks.append(out.heard)
+        result.add_done_callback(lambda done: self._events.put(("task", message, done)))
 
     def _draw(self, run: Run) -> bool:
         """Tell whether a task waits, after drawing the next one if none does."""
@@ -238,8 +254,7 @@ class EngineFarm:
         if kind == "task":
             self._task_ended(run, name, value, on_result, on_failure)
         elif kind == "prepared":
-            engine_id, identity = name
-            self._prepared(engine_id, identity, value)
+            self._roster.take(name, value)
         else:
             self._hub_told(run, name, value)
 
@@ -247,62 +262,50 @@ class EngineFarm:
 
     def _update_engines(self, run: Run) -> None:
         """Follow who comes and goes; prepare who comes; give up when nobody is there."""
-        present = dict(self._client._engines)
-        for engine_id in [i for i, e in self._engines.items() if present.get(i) != e.identity]:
-            del self._engines[engine_id]
-        for engine_id, identity in present.items():
-            if engine_id not in self._engines:
-                self._engines[engine_id] = Engine(identity)
-                self._prepared(engine_id, identity, None)
-        if not self._source.tend(len(present)):
+        if self._client._closed:  # the controller told it that it ends
+            self._reconnect(run)
+            return
+        registered = self._roster.follow()
+        self._decide_held(run)
+        if not self._source.tend(registered):
             self._reconnect(run)
             return
         now = time.monotonic()
         if self.size:
-            self._empty_since = None
+            self._empty_since, self._had_one = None, True
         elif self._empty_since is None:
             self._empty_since = now
-        left_out = [e.left_out for e in self._engines.values() if e.left_out is not None]
-        if left_out and len(left_out) == len(self._engines):
-            raise left_out[0]
-        if self._empty_since is not None and now - self._empty_since > self._engine_timeout_s:
+        # Once an engine has been of use, others like it may come back; until then why wait?
+        waited = 0.0 if self._empty_since is None else now - self._empty_since
+        all_there = registered >= self._source.expected or waited > ASSEMBLY_S
+        why_none = self._roster.why_none
+        if why_none is not None and all_there and not self._had_one:
+            raise why_none
+        if waited > self._engine_timeout_s:
             raise TooFewEngines(
                 f"no engine of {self._source.name} could be used for"
-                f" {self._engine_timeout_s:.0f} s ({len(present)} registered)",
+                f" {self._engine_timeout_s:.0f} s ({registered} registered)",
                 remedy="Start engines and run the same command again; what was scored is kept",
             )
-        self._tell(min(len(run.out), self.size))
+        self._tell(run)
 
-    def _tell(self, busy: int) -> None:
-        if self._watch is not None:
-            empty, limit = self._empty_since, self._engine_timeout_s
-            self._watch(FarmState(self.size, busy, empty, len(self._engines), limit))
-
-    def _prepared(self, engine_id: int, identity: str, answer: Any) -> None:
-        """Take an engine's preparation one call further."""
-        engine = self._engines.get(engine_id)
-        if engine is None or engine.identity != identity:
+    def _tell(self, run: Run) -> None:
+        if self._watch is None:
             return
-        try:
-            if answer is not None:
-                answer = answer.get(timeout=0)
-            if isinstance(answer, dict):
-                engine.host = str(answer.get("host", ""))
-            call = self._preparation.request(answer) if self._preparation else None
-            if call is None:
-                engine.ready = True
-                return
-            function, *args = call
-            asked = self._client[engine_id].apply_async(ByName.of(function), *args)
-        except Exception as error:
-            if engine_id not in self._client._engines:
-                return
-            cause = error if isinstance(error, FleetError) else remote_failure(error)
-            engine.left_out = cause
-            logger.warning("engine %d is left out: %s", engine_id, cause)
-            return
-        name = (engine_id, identity)
-        asked.add_done_callback(lambda done: self._events.put(("prepared", name, done)))
+        begun = sorted((out for out in run.out.values() if out.engine), key=lambda out: out.since)
+        running = tuple(
+            Running(out.task.key, self._roster.host(out.engine), out.since) for out in begun
+        )
+        self._watch(
+            FarmState(
+                engines=self.size,
+                busy=min(len(run.out), self.size),
+                waiting_since=self._empty_since,
+                registered=len(self._roster),
+                limit_s=self._engine_timeout_s,
+                running=running,
+            )
+        )
 
     # -- tasks --------------------------------------------------------------------
 
@@ -314,28 +317,63 @@ class EngineFarm:
         on_result: Callable[[Task, Any], None],
         on_failure: Callable[[Task, WorkloadFailed], None] | None,
     ) -> None:
-        task = run.out.pop(message, None)
+        out = run.out.pop(message, None)
         run.missed.discard(message)
         with contextlib.suppress(Exception):
             self._client.purge_local_results([message])
-        if task is None or task.key in run.done:
+        if out is None or out.task.key in run.done:
             return
+        task = out.task
+        result, error = None, None
         try:
             result = done.get(timeout=0)
-        except Exception as error:
+        except Exception as raised:
+            error = raised
+        fate = getattr(error, "ename", type(error).__name__)
+        if fate in NEVER_BEGUN:
+            self._refused(run, task)
+            return
+        run.refused_since = None
+        if fate in LOST:
+            assert error is not None
             self._task_failed(run, task, error, on_failure)
             return
-        if self._is_not_ready(result):
-            for engine_id, engine in self._engines.items():
-                if engine_id == done.engine_id:
-                    engine.ready = False
-                    self._prepared(engine_id, engine.identity, None)
+        engine = _who(done)
+        if error is None and self._is_not_ready(result):
+            self._roster.prepare_again(engine)
             self._enqueue(run, task, float("inf"))
             return
-        run.last_result = time.monotonic()
-        self._completed += 1
-        run.done.add(task.key)
-        on_result(task, result)
+        counts = self._roster.vouches_for(engine)
+        if counts is None:
+            run.out[message] = out
+            run.held.append((message, done))
+        elif not counts:
+            logger.info("%s was given to an engine that may not have tasks", task.title)
+            self._enqueue(run, task, float("inf"))
+        elif error is not None:
+            self._task_failed(run, task, error, on_failure)
+        else:
+            run.last_result = time.monotonic()
+            self._completed += 1
+            run.done.add(task.key)
+            on_result(task, result)
+
+    def _refused(self, run: Run, task: Task) -> None:
+        """Submit a task again that nobody has had, because the engines meant had just gone."""
+        self._enqueue(run, task, float("inf"))
+        now = time.monotonic()
+        run.refused_since = run.refused_since or now
+        if now - run.refused_since > REFUSED_S:
+            self._reconnect(run)
+
+    def _decide_held(self, run: Run) -> None:
+        """Come back to results of engines that were not prepared, once that is known."""
+        held, run.held = run.held, []
+        for message, done in held:
+            if self._roster.vouches_for(_who(done)) is None:
+                run.held.append((message, done))
+            else:
+                self._events.put(("task", message, done))
 
     def _task_failed(
         self,
@@ -363,7 +401,7 @@ class EngineFarm:
             run.done.add(task.key)
             on_failure(task, failure)
             return
-        logger.info("resubmitting %s: %s", task.key, first_line(error))
+        logger.info("resubmitting %s: %s", task.title, first_line(error))
         for part in task.parts() if lost else (task,):
             self._enqueue(run, part, float("inf"))
 
@@ -377,14 +415,14 @@ class EngineFarm:
                 if kind != "task":
                     others.append(event)  # of engines being prepared: for the next run
                     continue
-                task = run.out.pop(name, None)
-                if task is None or task.key in run.done:
+                out = run.out.pop(name, None)
+                if out is None or out.task.key in run.done:
                     continue
                 with contextlib.suppress(Exception):
                     result = value.get(timeout=0)
-                    if not self._is_not_ready(result):
-                        run.done.add(task.key)
-                        on_result(task, result)
+                    if not self._is_not_ready(result) and self._roster.vouches_for(_who(value)):
+                        run.done.add(out.task.key)
+                        on_result(out.task, result)
         for event in others:
             self._events.put(event)
 
@@ -396,10 +434,10 @@ class EngineFarm:
         if known is None:
             self._reconnect(run)
             return
-        unknown = set(run.out) - known
+        unknown = set(run.out) - known - {message for message, _ in run.held}
         for message in unknown & run.missed:
-            task = run.out.pop(message)
-            logger.warning("the hub has lost %s; submitting it again", task.key)
+            task = run.out.pop(message).task
+            logger.warning("the hub has lost %s; submitting it again", task.title)
             self._enqueue(run, task, float("inf"))
         run.missed = unknown & set(run.out)
 
@@ -408,11 +446,16 @@ class EngineFarm:
         logger.warning("connecting to %s again", self._source.name)
         with contextlib.suppress(Exception):
             self._client.close(linger=0)
-        self._engines.clear()
+        for out in run.out.values():
+            self._enqueue(run, out.task, float("inf"))
+        run.out.clear()
+        run.missed.clear()
+        run.held.clear()
+        self._roster.connect(self._client)
         self._empty_since = time.monotonic()
         deadline = self._empty_since + self._engine_timeout_s
         while True:
-            self._tell(0)
+            self._tell(run)
             try:
                 self._connect()
                 break
@@ -422,8 +465,10 @@ class EngineFarm:
                 if time.monotonic() > deadline:
                     raise
                 time.sleep(TICK_S)
-        for task in run.out.values():
-            self._enqueue(run, task, float("inf"))
-        run.out.clear()
-        run.missed.clear()
         run.last_result = time.monotonic()
+        run.refused_since = None
+
+
+def _who(done: Any) -> str:
+    """Return the identity of the engine that a result came from."""
+    return str(done.metadata["engine_uuid"])

@@ -10,10 +10,11 @@ from typing import Any
 from neurofleet.errors import FleetError, WorkloadFailed
 from neurofleet.farm import Task
 
-#: ipyparallel's names for "no engine has answered this".
-LOST = frozenset(
+#: ipyparallel's name for "it died while it had this".
+LOST = frozenset({"EngineError"})
+#: Its names for "nobody has had this": the engines that might have are gone.
+NEVER_BEGUN = frozenset(
     {
-        "EngineError",
         "NoEnginesRegistered",
         "ImpossibleDependency",
         "InvalidDependency",
@@ -35,17 +36,34 @@ class Engine:
 
 
 @dataclass
+class Out:
+    """A task that was submitted; engines publish when they begin one."""
+
+    task: Task
+    engine: str = ""  # its identity, once it has begun
+    since: float = 0.0  # by this machine's clock [s since 1970]
+
+    def heard(self, message: dict[str, Any]) -> None:
+        """Take note of what an engine publishes; called in ipyparallel's thread."""
+        if message["content"].get("execution_state") == "busy":
+            self.since = time.time()
+            self.engine = str(message["metadata"].get("engine", ""))
+
+
+@dataclass
 class Run:
     """The state of one ``EngineFarm.run``."""
 
     drawn: Iterator[Task] = field(default_factory=lambda: iter(()))
     waiting: list[tuple[float, int, Task]] = field(default_factory=list)
-    out: dict[str, Task] = field(default_factory=dict)  # by message id
+    out: dict[str, Out] = field(default_factory=dict)  # by message id
     done: set[Any] = field(default_factory=set)
     failures: dict[Any, int] = field(default_factory=dict)
     losses: dict[Any, int] = field(default_factory=dict)
     missed: set[str] = field(default_factory=set)  # outstanding, unknown to the hub once
+    held: list[tuple[str, Any]] = field(default_factory=list)  # results of who is being prepared
     last_result: float = field(default_factory=time.monotonic)
+    refused_since: float | None = None  # tasks have been coming back that nobody has had
 
 
 def remote_failure(error: BaseException) -> WorkloadFailed:

@@ -86,7 +86,7 @@ def open_farm(
         A profile was asked for and its controller does not answer.
     """
     if choice.backend == "serial":
-        return SerialFarm(lambda: prepare_here(bundle), tasks.close), "serial"
+        return SerialFarm(lambda: prepare_here(bundle), tasks.close, watch), "serial"
     source, backend = engine_source(choice, logs)
     farm = EngineFarm(
         source,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pkgutil
+import socket
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
@@ -53,6 +55,11 @@ class Task(NamedTuple):
     weight: float = 0.0
 
     @property
+    def title(self) -> str:
+        """What a person calls the task."""
+        return str(self.key)
+
+    @property
     def most_losses(self) -> int:
         """After so many lost engines the task is taken to be the cause."""
         return 10
@@ -65,6 +72,24 @@ class Task(NamedTuple):
     def parts(self) -> Sequence[Task]:
         """Return what is submitted in its place when its engine was lost."""
         return (self,)
+
+
+class Running(NamedTuple):
+    """A task that an engine is working on, as far as the client knows.
+
+    Attributes
+    ----------
+    key : object
+        The task's.
+    host : str
+        Where; empty if that is not known.
+    since : float
+        By this machine's clock [s since 1970].
+    """
+
+    key: Any
+    host: str
+    since: float
 
 
 class FarmState(NamedTuple):
@@ -82,6 +107,8 @@ class FarmState(NamedTuple):
         Engines that the controller knows, prepared or not.
     limit_s : float
         How long a run waits before it gives up [s]; 0 is not known.
+    running : tuple of Running
+        What engines are working on, the longest first.
     """
 
     engines: int
@@ -89,6 +116,7 @@ class FarmState(NamedTuple):
     waiting_since: float | None
     registered: int = 0
     limit_s: float = 0.0
+    running: tuple[Running, ...] = ()
 
 
 class Preparation(Protocol):
@@ -133,13 +161,21 @@ class SerialFarm:
         Called once before the first task; raises ``FleetError`` if it cannot be.
     release : callable
         Called when the farm closes.
+    watch : callable or None
+        Told the ``FarmState`` when it changes.
     """
 
     size = 1
 
-    def __init__(self, prepare: Callable[[], None], release: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        prepare: Callable[[], None],
+        release: Callable[[], None],
+        watch: Callable[[FarmState], None] | None = None,
+    ) -> None:
         self._prepare = prepare
         self._release = release
+        self._watch = watch
         self._completed = 0
 
     def open(self) -> None:
@@ -156,6 +192,7 @@ class SerialFarm:
         for task in tasks:
             if safe_point.asked():
                 raise safe_point.reached(self._completed)
+            self._tell(Running(task.key, socket.gethostname(), time.time()))
             try:
                 with safe_point.working():
                     result = task.function(*task.args)
@@ -166,6 +203,11 @@ class SerialFarm:
                 continue
             self._completed += 1
             on_result(task, result)
+        self._tell()
+
+    def _tell(self, *running: Running) -> None:
+        if self._watch is not None:
+            self._watch(FarmState(1, len(running), None, 1, running=running))
 
     def close(self) -> None:
         """Release what was prepared."""

@@ -89,6 +89,8 @@ class HubWatch:
         """Tell whether the hub has stopped answering, or is another one."""
         engines = registered_engines(self._address)
         self._missing = self._missing + 1 if engines is None else 0
-        other = engines is not None and bool(ours) and not set(ours) & set(engines.values())
+        # A client whose controller was started anew may have missed all who registered since.
+        theirs = set() if engines is None else set(engines.values())
+        other = engines is not None and bool(ours or theirs) and theirs.isdisjoint(ours)
         self._other = self._other + 1 if other else 0
         return self._missing >= MISSING or self._other >= OTHER

@@ -50,7 +50,18 @@ class Progress:
     unit: str
 
 
-class _Again(Task):
+class _Scored(Task):
+    """A unit of an individual."""
+
+    __slots__ = ()
+
+    @property
+    def title(self) -> str:
+        """The unit's name."""
+        return f"unit {self.key[0]}"
+
+
+class _Again(_Scored):
     """A unit that was scored, on another host; its key ends with the first one's name."""
 
     __slots__ = ()
@@ -289,7 +300,7 @@ class Scoring:
             parameters = pack_floats(individual)
             args = (self._digest, versions_stamp(), unit.name, parameters, limit_s)
             weight = expected.get(unit.name, unknown)
-            yield Task((unit.name, individual), tasks.run_unit, args, weight)
+            yield _Scored((unit.name, individual), tasks.run_unit, args, weight)
 
     def _deserves_more_time(self, task: Task, outcome: Outcome) -> bool:
         """Tell whether a unit reached a limit that was a guess, or that is another one by now."""

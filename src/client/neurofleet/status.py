@@ -9,18 +9,18 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-import psutil
-
 from neurofleet.atomic import write_whole
 from neurofleet.errors import Interrupted, RunDirectoryError
 from neurofleet.farm import FarmState
 from neurofleet.files import count, dump_json, number, read_object, real, text
+from neurofleet.processes import is_running, start_of
 from neurofleet.rundir import RunDirectory
 
 SCHEMA_VERSION = 1
@@ -33,6 +33,8 @@ COUNTS = (
 ENDED = ("finished", "interrupted", "failed")
 #: A change is written so soon, and no change is confirmed so often [s].
 SOON_S, CONFIRM_S = 0.5, 5.0
+#: So many units or items that run are named, the longest first [count].
+MOST_RUNNING = 100
 #: Engines that are missing for so long are worth a line [s].
 WORTH_A_LINE_S = 10.0
 
@@ -56,10 +58,13 @@ class Status:
             "state": "preparing",
             "host": socket.gethostname(),
             "pid": os.getpid(),
+            "pid_start": start_of(os.getpid()),
             "started": time.time(),
         }
         self._written = 0.0
         self._changed = False
+        self._writing = threading.Lock()
+        self._later: threading.Timer | None = None
 
     def __enter__(self) -> Self:
         self._write()
@@ -78,7 +83,9 @@ class Status:
             self._told["state"] = "interrupted"
         else:
             self._told |= {"state": "failed", "why": str(error)}
-        self._told |= {"engines": 0, "busy": 0}
+        self._told |= {"engines": 0, "busy": 0, "running": []}
+        if self._later is not None:
+            self._later.cancel()
         self._write()
 
     def tell(self, **facts: Any) -> None:
@@ -88,6 +95,11 @@ class Status:
         age = time.monotonic() - self._written
         if age > CONFIRM_S or (self._changed and age > SOON_S):
             self._write()
+        elif self._changed and (self._later is None or not self._later.is_alive()):
+            # Whoever works in this process may say nothing more for an hour.
+            self._later = threading.Timer(SOON_S, self._write)
+            self._later.daemon = True
+            self._later.start()
 
     def farm(self, state: FarmState) -> None:
         """Take note of the engines."""
@@ -103,13 +115,27 @@ class Status:
             busy=state.busy,
             registered=state.registered,
             waiting_since=waiting,
+            running=[
+                {**_named(one.key), "host": one.host, "since": round(one.since, 1)}
+                for one in state.running[:MOST_RUNNING]
+            ],
         )
 
     def _write(self) -> None:
-        self._written, self._changed = time.monotonic(), False
-        content = {**self._told, "updated": time.time()}
-        with contextlib.suppress(OSError):
+        with self._writing, contextlib.suppress(OSError):
+            self._written, self._changed = time.monotonic(), False
+            content = {**self._told, "updated": time.time()}
             write_whole(self._file, (dump_json(content, indent=2) + "\n").encode(), lasting=False)
+
+
+def _named(key: Any) -> dict[str, Any]:
+    """Return what a task is, a unit by its name or items by their numbers from 1."""
+    match key:
+        case (int() as first, *rest):
+            return {"item": first + 1, **({"last": rest[-1] + 1} if rest else {})}
+        case (str() as unit, *_):
+            return {"unit": unit}
+    return {"unit": str(key)}
 
 
 class Patience:
@@ -149,6 +175,7 @@ def read(directory: Path) -> dict[str, Any]:
             raise ValueError("it is of another version of neurofleet")
         state, host = text(told, "state"), text(told, "host")
         pid = count(told, "pid")
+        start = None if told.get("pid_start") is None else count(told, "pid_start")
         for name in ("started", "updated"):
             number(told, name)
         for name in COUNTS:
@@ -156,7 +183,7 @@ def read(directory: Path) -> dict[str, Any]:
                 count(told, name)
         if told.get("best") is not None:
             real(told, "best")
-        if host == socket.gethostname() and state not in ENDED and not psutil.pid_exists(pid):
+        if host == socket.gethostname() and state not in ENDED and not is_running(pid, start):
             told["state"] = "killed"
     except OSError as error:
         raise RunDirectoryError(
