@@ -129,6 +129,25 @@ def test_line_follows_what_was_being_handled_unless_it_was_suppressed() -> None:
     assert line(raised_by(handled)) == f"KeyError: 'gnabar' ({HERE}, line {number_of('handled')})"
 
 
+def test_line_takes_the_message_that_says_the_same_and_more() -> None:
+    def insert() -> None:
+        try:
+            raise ValueError("argument not a density mechanism name.")  # said first
+        except ValueError as error:
+            raise ValueError(f"{error}: StochKv") from error
+
+    def wrapped() -> None:
+        try:
+            insert()
+        except ValueError as error:
+            raise RuntimeError("Failed to run the protocol") from error
+
+    assert line(raised_by(wrapped)) == (
+        "ValueError: argument not a density mechanism name.: StochKv"
+        f" ({HERE}, line {number_of('said first')})"
+    )
+
+
 def test_line_names_the_persons_line_when_a_library_raised() -> None:
     error = raised_by(lambda: re.compile("("))  # a library
     assert line(error).startswith("error: missing )")

@@ -16,11 +16,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from neurofleet.errors import ModelError
+from neurofleet.mechanisms import to_compile
 from neurofleet.model import (
     NEVER_PACKED,
     RUN_MARKER,
     EvaluatorSpec,
-    mechanism_directories,
     pack,
     unpack,
 )
@@ -337,14 +337,14 @@ def test_mechanism_directories_first_that_has_any_is_taken(tmp_path: Path) -> No
         (tmp_path / name).mkdir()
         (tmp_path / name / "a.mod").touch()
     (tmp_path / "mechanisms").mkdir()
-    assert mechanism_directories(tmp_path, CREATE) == ["mod"]
+    assert to_compile(tmp_path, None) == ["mod"]
 
 
 def test_mechanism_directories_none_is_none(tmp_path: Path) -> None:
-    assert mechanism_directories(tmp_path, CREATE) == []
+    assert to_compile(tmp_path, None) == []
 
 
 def test_mechanism_directories_named_without_any_is_refused(tmp_path: Path) -> None:
     (tmp_path / "mod").mkdir()
     with pytest.raises(ModelError, match=r"'mod' holds no \.mod file"):
-        mechanism_directories(tmp_path, EvaluatorSpec("a:b", mechanisms=("mod",)))
+        to_compile(tmp_path, ("mod",))

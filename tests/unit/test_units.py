@@ -225,7 +225,10 @@ def test_scorer_objective_that_raises_scores_its_own_penalty_and_says_why() -> N
     made = canned(ValueError("no spikes"))
     found = scorer(made, partition(made)[0], [1.0, 2.0, 77.0])
     assert list(found.score([])) == [2.0, 77.0]
-    assert found.raised == ["objective z: ValueError: no spikes"]
+    assert [said.partition(" (")[0] for said in found.raised] == [
+        "objective z: ValueError: no spikes"
+    ]
+    assert "Traceback" in found.tracebacks[0]
 
 
 def test_scorer_plain_evaluator_is_asked_for_all() -> None:

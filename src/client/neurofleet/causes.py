@@ -23,6 +23,8 @@ from neurofleet.errors import one_line
 LONGEST_TEXT = 600
 #: A chain of exceptions may be of any length; so many are looked at [count].
 LONGEST_CHAIN = 100
+#: A shorter text stands in another by chance [characters].
+LEAST_REPEATED = 8
 UNPRINTABLE = "(its text cannot be made)"
 
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
@@ -68,6 +70,8 @@ def chain(error: BaseException) -> list[BaseException]:
 def line(error: BaseException, top: Path | None = None) -> str:
     """Return the innermost cause in one line: ``Type: message (file.py, line N)``.
 
+    Where an outer exception repeats its message and adds to it, the outer one's is taken.
+
     Parameters
     ----------
     error : BaseException
@@ -76,8 +80,13 @@ def line(error: BaseException, top: Path | None = None) -> str:
     """
     links = chain(error)
     outwards = [part for link in reversed(links) for part in _parts(link)]
-    cause = next((part for part in outwards if not part.group), outwards[0])
-    place = next(filter(None, (p.where() for p in outwards[outwards.index(cause) :])), None)
+    first = next((n for n, part in enumerate(outwards) if not part.group), 0)
+    cause, place = outwards[first], None
+    for part in outwards[first:]:
+        place = place or part.where()
+        # Libraries raise the same again with what they know: the name of what is missing.
+        if len(cause.said) >= LEAST_REPEATED and cause.said in part.said:
+            cause = part
     text = f"{cause.name}: {cause.said}" if cause.said else cause.name
     if cause.said == UNPRINTABLE:
         text = f"{cause.name} {UNPRINTABLE}"

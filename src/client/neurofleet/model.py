@@ -48,8 +48,6 @@ NEVER_PACKED = (
     "*.egg-info",
     "neurofleet-runs",
 )
-#: Where mechanisms (``*.mod``) are looked for, in this order, unless the user says.
-MECHANISM_DIRECTORIES = ("mechanisms", "mod", "modfiles", ".")
 
 
 @dataclass(frozen=True)
@@ -66,7 +64,7 @@ class EvaluatorSpec:
         Keyword arguments of the callable; JSON values only.
     mechanisms : tuple of str or None
         Directories inside the bundle whose ``*.mod`` files are compiled; ``None``
-        takes the first of ``MECHANISM_DIRECTORIES`` that has one.
+        finds them (``mechanisms.to_compile``).
     """
 
     factory: str
@@ -269,22 +267,6 @@ def _above(path: PurePosixPath) -> Iterator[str]:
     for above in path.relative_to("model").parents:
         if above.parts:
             yield above.as_posix()
-
-
-def mechanism_directories(model: Path, spec: EvaluatorSpec) -> list[str]:
-    """Return the directories, relative to ``model``, whose mechanisms are compiled."""
-    if spec.mechanisms is not None:
-        for name in spec.mechanisms:
-            if not any((model / name).glob("*.mod")):
-                raise ModelError(
-                    f"the mechanism directory {name!r} holds no .mod file",
-                    remedy="Name a directory of the model that does, or leave the option out",
-                )
-        return list(spec.mechanisms)
-    for name in MECHANISM_DIRECTORIES:
-        if any((model / name).glob("*.mod")):
-            return [name]
-    return []
 
 
 def _walk(root: Path, patterns: tuple[str, ...]) -> Iterator[Path]:

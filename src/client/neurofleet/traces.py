@@ -6,7 +6,6 @@ import contextlib
 import json
 from collections.abc import Callable
 
-from neurofleet.engine import host_cache
 from neurofleet.engine.warm_process import WarmProcess
 from neurofleet.files import read_object
 from neurofleet.model import Bundle
@@ -30,7 +29,7 @@ def simulate_traces(
         if read_object(directory.best)["parameters"] == parameters:
             return
     says("simulating the best individual's traces for the report")
-    warm = WarmProcess(*host_cache.ensure_compiled(bundle.digest))
+    warm = WarmProcess(bundle.digest)
     try:
         status, told = warm.responses(parameters, TRACES_LIMIT_S)
     finally:

@@ -17,6 +17,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from neurofleet import causes
+
 #: Name of the unit that is the whole individual.
 WHOLE = "whole"
 #: BluePyOpt's own penalty for a feature that cannot be computed
@@ -111,10 +113,13 @@ class Scorer:
     raised : list of str
         Filled by ``score``: what was wrong with each objective that raised and was
         therefore given its penalty.
+    tracebacks : list of str
+        Filled by ``score``, as many.
     """
 
     score: Callable[[Sequence[float]], Sequence[float]]
     raised: list[str]
+    tracebacks: list[str]
 
 
 def scorer(evaluator: Any, unit: Unit, penalty: Sequence[float]) -> Scorer:
@@ -128,32 +133,35 @@ def scorer(evaluator: Any, unit: Unit, penalty: Sequence[float]) -> Scorer:
         One per objective of the *evaluator* (see ``penalties``).
     """
     raised: list[str] = []
+    tracebacks: list[str] = []
     subject = evaluator
     if getattr(evaluator, "fitness_calculator", None) is not None:
         subject = _restricted(evaluator, unit)
         subject.fitness_calculator.objectives = [
-            _Guarded(evaluator.fitness_calculator.objectives[i], penalty[i], raised)
+            _Guarded(evaluator.fitness_calculator.objectives[i], penalty[i], raised, tracebacks)
             for i in unit.objectives
         ]
     entry = getattr(subject, "init_simulator_and_evaluate_with_lists", None)
-    return Scorer(entry or subject.evaluate_with_lists, raised)
+    return Scorer(entry or subject.evaluate_with_lists, raised, tracebacks)
 
 
 class _Guarded:
     """An objective that scores its penalty instead of raising."""
 
-    def __init__(self, objective: Any, penalty: float, raised: list[str]) -> None:
+    def __init__(
+        self, objective: Any, penalty: float, raised: list[str], tracebacks: list[str]
+    ) -> None:
         self._objective = objective
         self._penalty = penalty
         self._raised = raised
+        self._tracebacks = tracebacks
 
     def calculate_score(self, responses: Any) -> float:
         try:
             return self._objective.calculate_score(responses)  # type: ignore[no-any-return]
         except Exception as error:
-            self._raised.append(
-                f"objective {self._objective.name}: {type(error).__name__}: {error}"
-            )
+            self._raised.append(f"objective {self._objective.name}: {causes.line(error)}")
+            self._tracebacks.append(causes.traceback_text(error))
             return self._penalty
 
     def __getattr__(self, name: str) -> Any:

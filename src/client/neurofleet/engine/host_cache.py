@@ -21,34 +21,46 @@ import importlib.metadata
 import json
 import os
 import platform
-import re
-import shutil
 import socket
-import subprocess
 import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import filelock
 import platformdirs
 
 from neurofleet import __version__
+from neurofleet.engine.compiling import COMPILE_TIMEOUT_S, compile_mechanisms
+from neurofleet.engine.libraries import libraries_in
+from neurofleet.engine.private_copy import Cached, Changed, PrivateCopy, remove_tree
 from neurofleet.errors import ModelError, WorkloadFailed
 from neurofleet.files import read_object
-from neurofleet.model import EvaluatorSpec, mechanism_directories, unpack
+from neurofleet.mechanisms import to_compile
+from neurofleet.model import EvaluatorSpec, unpack
 
-#: How long one process waits for another that compiles the same model [s].
-COMPILE_TIMEOUT_S = 600.0
+#: The libraries that simulate and score ...
+SIMULATING = ("neuron", "bluepyopt", "efel")
+#: ... and those that they compute with. Runs of earlier versions of this program may not have
+#: recorded these; they go on.
+NUMERIC = ("numpy", "scipy")
 
 
 def cache_directory() -> Path:
     """Return where models and downloads are kept (``NEUROFLEET_CACHE`` overrides it)."""
     override = os.environ.get("NEUROFLEET_CACHE")
-    return Path(override) if override else Path(platformdirs.user_cache_dir("neurofleet"))
+    if not override:
+        return Path(platformdirs.user_cache_dir("neurofleet"))
+    cache = Path(override).absolute()
+    # Relative to where this program was started: it and its children go elsewhere later.
+    os.environ["NEUROFLEET_CACHE"] = str(cache)
+    return cache
 
 
 def versions() -> dict[str, str]:
     """Return the versions that a score depends on, by distribution name."""
-    return {name: importlib.metadata.version(name) for name in ("neuron", "bluepyopt", "efel")}
+    return {name: importlib.metadata.version(name) for name in (*SIMULATING, *NUMERIC)}
 
 
 @functools.cache
@@ -74,13 +86,25 @@ def is_known(digest: str) -> bool:
 
 
 def receive(digest: str, archive: bytes) -> None:
-    """Keep a bundle's archive, whole or not at all."""
+    """Keep a bundle's archive, whole or not at all, also if the power goes."""
     target = model_directory(digest) / "bundle.tar.gz"
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         partial = target.with_name(f".{target.name}.{os.getpid()}")
-        partial.write_bytes(archive)
-        partial.replace(target)
+        try:
+            with partial.open("wb") as file:
+                file.write(archive)
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(target)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
+        folder = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
     except OSError as error:
         raise _unwritable(error) from error
 
@@ -97,7 +121,8 @@ def ensure_compiled(digest: str, *, again: bool = False) -> tuple[Path, Evaluato
     Returns
     -------
     directory : Path
-        The unpacked model; NEURON's library, if it has mechanisms, is below it.
+        The unpacked model; NEURON's library, if it has mechanisms, is below it. Its files
+        are for reading only.
     spec : EvaluatorSpec
 
     Raises
@@ -105,26 +130,63 @@ def ensure_compiled(digest: str, *, again: bool = False) -> tuple[Path, Evaluato
     ModelError
         The archive is damaged, or a mechanism does not compile (with the compiler's words).
     """
+    with _alone(digest) as home:
+        ready = _ensured(home, digest, again)
+        return ready.cached.directory, ready.spec
+
+
+def private_copy(digest: str) -> tuple[PrivateCopy, Ready]:
+    """Return a copy of a received model for one process, and what it is a copy of.
+
+    A cached copy that somebody has changed is unpacked and compiled anew.
+
+    Raises
+    ------
+    ModelError
+        See ``ensure_compiled``.
+    WorkloadFailed
+        There is no room for it.
+    """
+    with _alone(digest) as home:
+        ready = _ensured(home, digest, again=False)
+        try:
+            return PrivateCopy(ready.cached), ready
+        except Changed:
+            ready = _ensured(home, digest, again=True)
+        try:
+            return PrivateCopy(ready.cached), ready
+        except Changed as error:
+            raise WorkloadFailed(
+                f"the file {str(error)!r} of model {digest[:12]} changes while it is copied",
+                remedy=f"End what writes into {str(home)!r}, and run the same command again",
+            ) from error
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A model that is unpacked and compiled.
+
+    Attributes
+    ----------
+    spec : EvaluatorSpec
+    cached : Cached
+    compiled : tuple of str
+        The directories whose mechanisms were compiled.
+    """
+
+    spec: EvaluatorSpec
+    cached: Cached
+    compiled: tuple[str, ...]
+
+
+@contextlib.contextmanager
+def _alone(digest: str) -> Iterator[Path]:
+    """Hold a model's directory, against all other processes of this host."""
     home = model_directory(digest)
-    build = home / f"neuron-{versions()['neuron']}-{platform.machine()}-py{sys.version_info[1]}"
-    model, ready = build / "model", build / "ready"
     try:
         home.mkdir(parents=True, exist_ok=True)
         with filelock.FileLock(home / "lock", timeout=COMPILE_TIMEOUT_S):
-            if not again:
-                with contextlib.suppress(OSError, ValueError, KeyError, ModelError):
-                    return model, _read_mark(ready, digest)
-            archive = home / "bundle.tar.gz"
-            shutil.rmtree(build, ignore_errors=True)
-            model.mkdir(parents=True)
-            try:
-                spec = unpack(archive.read_bytes(), digest, model)
-            except ModelError:
-                archive.unlink()  # so that it is sent again
-                raise
-            _compile(model, spec)
-            ready.write_text(_mark(spec, digest))
-            return model, spec
+            yield home
     except filelock.Timeout as error:
         raise WorkloadFailed(
             f"another process has been compiling model {digest[:12]} on"
@@ -135,73 +197,67 @@ def ensure_compiled(digest: str, *, again: bool = False) -> tuple[Path, Evaluato
         raise _unwritable(error) from error
 
 
-def _mark(spec: EvaluatorSpec, digest: str) -> str:
-    """Return the mark that a model is ready: its spec, and a hash that a damaged one lacks."""
-    text = json.dumps(spec.as_json(), sort_keys=True)
+def _ensured(home: Path, digest: str, again: bool) -> Ready:
+    build = home / f"neuron-{versions()['neuron']}-{platform.machine()}-py{sys.version_info[1]}"
+    model, mark = build / "model", build / "ready"
+    if not again:
+        with contextlib.suppress(OSError, ValueError, KeyError, ModelError):
+            return _read_mark(mark, model, digest)
+    archive = home / "bundle.tar.gz"
+    remove_tree(build)
+    model.mkdir(parents=True)
+    try:
+        spec = unpack(archive.read_bytes(), digest, model)
+    except ModelError:
+        archive.unlink()  # so that it is sent again
+        raise
+    files = {name: (os.access(path, os.X_OK), _sha256(path)) for name, path in _files(model)}
+    directories = to_compile(model, spec.mechanisms)
+    if directories:
+        compile_mechanisms(model, directories)
+    libraries = libraries_in(model)
+    for path in (*(path for _, path in _files(model)), *libraries):
+        path.chmod(path.stat().st_mode & ~0o222)
+    content = {
+        "evaluator": spec.as_json(),
+        "files": {name: list(known) for name, known in files.items()},
+        "libraries": {path.relative_to(model).as_posix(): _sha256(path) for path in libraries},
+        "compiled": directories,
+    }
+    mark.write_text(_mark(content, digest))
+    return _read_mark(mark, model, digest)
+
+
+def _mark(content: Mapping[str, Any], digest: str) -> str:
+    """Return the mark that a model is ready: what it is, and a hash that a damaged one lacks."""
+    text = json.dumps(content, sort_keys=True)
     checksum = hashlib.sha256(f"{digest} {text}".encode()).hexdigest()
-    return json.dumps({"evaluator": spec.as_json(), "checksum": checksum})
+    return json.dumps({**content, "checksum": checksum})
 
 
-def _read_mark(ready: Path, digest: str) -> EvaluatorSpec:
-    spec = EvaluatorSpec.from_json(read_object(ready)["evaluator"])
-    if ready.read_text() != _mark(spec, digest):
+def _read_mark(mark: Path, model: Path, digest: str) -> Ready:
+    content = read_object(mark)
+    found = {name: content[name] for name in ("evaluator", "files", "libraries", "compiled")}
+    if mark.read_text() != _mark(found, digest):
         raise ValueError("its checksum is another")
-    return spec
-
-
-def _compile(model: Path, spec: EvaluatorSpec) -> None:
-    """Run NEURON's ``nrnivmodl`` so that ``neuron.load_mechanisms(model)`` finds the result."""
-    directories = mechanism_directories(model, spec)
-    if not directories:
-        return
-    beside_python = Path(sys.executable).parent / "nrnivmodl"
-    compiler = str(beside_python) if beside_python.exists() else shutil.which("nrnivmodl")
-    if compiler is None:
-        raise ModelError(
-            "nrnivmodl, NEURON's compiler of mechanisms, is not installed",
-            remedy="Install neuron in the environment that runs this program",
-        )
-    if shutil.which("c++") is None and shutil.which("g++") is None:
-        raise ModelError(
-            f"no C++ compiler on {socket.gethostname()}, and the model has mechanisms",
-            remedy="Install g++ and make, or load the site's compiler (module load gcc)",
-        )
-    done = subprocess.run(
-        [compiler, *directories],
-        cwd=model,
-        env={**os.environ, "PATH": f"{beside_python.parent}:{os.environ.get('PATH', '')}"},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        errors="replace",
-        timeout=COMPILE_TIMEOUT_S,
-        check=False,
+    files = {name: (known[0], known[1]) for name, known in content["files"].items()}
+    return Ready(
+        EvaluatorSpec.from_json(content["evaluator"]),
+        Cached(model, files, content["libraries"]),
+        tuple(content["compiled"]),
     )
-    if "unable to locate the Python shared library" in done.stdout + done.stderr:
-        raise ModelError(
-            f"NEURON's compiler finds no shared library of Python on {socket.gethostname()}",
-            remedy="Install libpython3 there, or set NMODL_PYLIB to a libpython3.x.so",
-        )
-    if done.returncode != 0:
-        raise ModelError(
-            f"the mechanisms in {', '.join(directories)} do not compile:"
-            f" {_complaint(done.stdout + done.stderr)}",
-            remedy="Mend the mechanism, or name other directories with --mechanisms",
-        )
 
 
-def _complaint(output: str) -> str:
-    """Return the lines of a failed compilation that say what is wrong."""
-    # After its own messages come make's and Python's, about the compiler having failed.
-    said = output.partition("\nmake: ***")[0].splitlines()
-    lines = [line.strip() for line in said if line.strip() and not line.startswith("NOTE:")]
-    telling: list[str] = []
-    for line, following in zip(lines, [*lines[1:], ""], strict=True):
-        if re.search(r"error|illegal|undefined|not declared|cannot|\bat line\b", line, re.I):
-            telling.append(line)
-            if re.search(r"\bat line \d+ in file\b", line):
-                telling.append(following)  # the mechanism's own text, as nocmodl quotes it
-    return "; ".join(part for part in (telling or lines[-4:])[:5] if part) or "it said nothing"
+def _files(top: Path) -> Iterator[tuple[str, Path]]:
+    for folder, _, names in os.walk(top):
+        for name in names:
+            path = Path(folder) / name
+            if path.is_file() and not path.is_symlink():
+                yield path.relative_to(top).as_posix(), path
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _unwritable(error: OSError) -> WorkloadFailed:

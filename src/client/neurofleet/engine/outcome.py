@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
 from neurofleet.files import as_object, count, entries, real, text, texts
 from neurofleet.units import Unit
+
+#: How JSON, which has no such numbers, has them.
+_NOT_FINITE = ("nan", "inf", "-inf")
 
 
 class Outcome(NamedTuple):
@@ -30,6 +34,8 @@ class Outcome(NamedTuple):
         Name of the engine's machine.
     pid : int
         The engine's process.
+    traceback : str
+        What was raised, whole, with all causes; empty unless something was. It is not kept.
     """
 
     status: str
@@ -39,6 +45,7 @@ class Outcome(NamedTuple):
     duration_s: float
     host: str
     pid: int
+    traceback: str = ""
 
 
 @dataclass(frozen=True)
@@ -64,7 +71,7 @@ class Description:
     units : tuple of Unit
         What the structure suggests; equal to ``(whole,)`` if it cannot be taken apart.
     versions : mapping
-        Of NEURON, BluePyOpt and eFEL.
+        Of what a score depends on.
     """
 
     parameters: tuple[Parameter, ...]
@@ -76,7 +83,8 @@ class Description:
 
     def as_json(self) -> dict[str, Any]:
         """Return the JSON form; ``from_json`` is its inverse."""
-        return asdict(self)
+        finite = [p if math.isfinite(p) else repr(p) for p in self.penalties]
+        return {**asdict(self), "penalties": finite}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Description:
@@ -95,7 +103,8 @@ class Description:
             return Unit(text(item, "name"), texts(item, "protocols"), tuple(numbers))
 
         penalties = [
-            real({"penalties": value}, "penalties") for value in entries(data, "penalties")
+            float(value) if value in _NOT_FINITE else real({"penalties": value}, "penalties")
+            for value in entries(data, "penalties")
         ]
         if len(penalties) != len(objectives):
             raise ValueError("'penalties' are not as many as 'objectives'")

@@ -80,6 +80,8 @@ def run_unit(
         return _warm_process(digest).evaluate(unit, values, limit_s)
     except WorkloadFailed:
         # The warm process itself was killed, which no simulation can do: once more.
+        if digest not in _warm:
+            raise
         _warm.pop(digest).close()
         return _warm_process(digest).evaluate(unit, values, limit_s)
 
@@ -94,7 +96,7 @@ def _warm_process(digest: str) -> WarmProcess:
     if digest not in _warm:
         while len(_warm) >= WARM_MODELS:
             _warm.popitem(last=False)[1].close()
-        _warm[digest] = WarmProcess(*host_cache.ensure_compiled(digest))
+        _warm[digest] = WarmProcess(digest)
     _warm.move_to_end(digest)
     return _warm[digest]
 

@@ -1,40 +1,43 @@
 """The warm process: one model, loaded once, forked for every unit.
 
-Run as ``python -m neurofleet.engine.warm FD MODEL_DIRECTORY SPEC``. It answers on the
-connection FD, and ends when the other side closes it, with whatever it is simulating.
-Nothing that a simulation does (a crash of NEURON, an endless loop, a change of global
-state) outlives the unit's own process.
+Run as ``python -m neurofleet.engine.warm FD PRIVATE_COPY READY``. It answers on the
+connection FD, and ends when the other side closes it, with whatever it is simulating;
+the private copy of the model, its working directory, goes with it. Nothing that a
+simulation does (a crash of NEURON, an endless loop, a change of global state or of the
+model's files) outlives the unit's own process.
 """
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import json
-import multiprocessing
-import multiprocessing.connection
 import os
 import resource
 import signal
 import socket
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-from neurofleet import units
+from neurofleet import causes, units
+from neurofleet.engine import limits
 from neurofleet.engine.host_cache import versions
+from neurofleet.engine.inbox import Inbox, Told
 from neurofleet.engine.loading import load_evaluator
 from neurofleet.engine.outcome import Description, Outcome, Parameter
-from neurofleet.errors import FleetError, ModelError
+from neurofleet.engine.private_copy import Keeper, remove_tree
+from neurofleet.errors import ModelError
+from neurofleet.mechanisms import hint
 from neurofleet.model import EvaluatorSpec
 
 #: Limit for what is asked of a model once, when it is loaded [s].
 LOAD_LIMIT_S = 600.0
-_PR_SET_PDEATHSIG = 1
+#: So much of what went wrong travels [characters].
+LONGEST_REASON = 2000
+LONGEST_TRACEBACK = 20_000
 #: Environment variable with what a unit's process may need [MB].
 MEMORY_VARIABLE = "NEUROFLEET_UNIT_MEMORY_MB"
 #: Otherwise it may have its core's share of this part of the machine's memory.
@@ -53,11 +56,27 @@ class WarmModel:
     evaluator : bluepyopt.evaluators.Evaluator
     engine : Connection
         Closed by the engine when it ends; a running fork is then ended too.
+    model : Path
+        The private copy.
+    compiled : tuple of str
+        Its directories whose mechanisms were compiled.
+    put_back : callable
+        Undoes what an evaluation did to the private copy.
     """
 
-    def __init__(self, evaluator: Any, engine: Connection) -> None:
+    def __init__(
+        self,
+        evaluator: Any,
+        engine: Connection,
+        model: Path,
+        compiled: tuple[str, ...],
+        put_back: Callable[[], object],
+    ) -> None:
         self._evaluator = evaluator
         self._engine = engine
+        self._model = model
+        self._compiled = compiled
+        self._put_back = put_back
         found = [units.whole_of(evaluator), *units.partition(evaluator)]
         self._units = {unit.name: unit for unit in found}
         self._penalties = [units.DEFAULT_PENALTY] * len(evaluator.objectives)
@@ -66,7 +85,7 @@ class WarmModel:
         """Return what an optimisation has to know of the model."""
         whole = self._units[units.WHOLE]
         taken_apart = tuple(u for u in self._units.values() if u is not whole)
-        status, value, _ = self._in_fork(lambda: units.penalties(self._evaluator), LOAD_LIMIT_S)
+        status, value, *_ = self._in_fork(lambda: units.penalties(self._evaluator), LOAD_LIMIT_S)
         if status == "ok":
             self._penalties = value
         return Description(
@@ -86,22 +105,30 @@ class WarmModel:
         unit = self._units[unit_name]
         started, clock = time.time(), time.monotonic()
 
-        def work() -> tuple[list[float], list[str]]:
+        def work() -> tuple[list[float], list[str], list[str]]:
             scorer = units.scorer(self._evaluator, unit, self._penalties)
             scores = [float(score) for score in scorer.score(list(parameters))]
             if len(scores) != len(unit.objectives):
                 raise ValueError(f"{len(scores)} scores for {len(unit.objectives)} objectives")
-            return scores, scorer.raised
+            return scores, scorer.raised, scorer.tracebacks
 
-        status, value, reason = self._in_fork(work, limit_s)
+        status, value, reason, text = self._in_fork(work, limit_s)
         scores = [self._penalties[i] for i in unit.objectives]
         if status == "ok":
-            scores, raised = value
+            scores, raised, tracebacks = value
             if raised:
-                status, reason = "raised", "; ".join(raised)
+                status, reason, text = "raised", "; ".join(raised), "\n".join(tracebacks)
         duration_s = time.monotonic() - clock
-        where = socket.gethostname(), os.getppid()
-        return Outcome(status, tuple(scores), reason[:2000], started, duration_s, *where)
+        return Outcome(
+            status,
+            tuple(scores),
+            reason[:LONGEST_REASON],
+            started,
+            duration_s,
+            socket.gethostname(),
+            os.getppid(),
+            text[-LONGEST_TRACEBACK:],
+        )
 
     def responses(self, parameters: Sequence[float], limit_s: float) -> tuple[str, Any]:
         """Return ``("ok", {recording: (time [ms], value)})`` of all protocols, or why not."""
@@ -117,68 +144,67 @@ class WarmModel:
 
         if not getattr(self._evaluator, "fitness_protocols", None):
             return "ok", {}
-        status, value, reason = self._in_fork(work, limit_s)
+        status, value, reason, _ = self._in_fork(work, limit_s)
         return (status, value) if status == "ok" else (status, reason)
 
-    def _in_fork(self, work: Callable[[], Any], limit_s: float) -> tuple[str, Any, str]:
-        """Run ``work`` in a fork; return its status, its value, and the reason if not ok."""
-        answer, to_parent = multiprocessing.Pipe(duplex=False)
-        with tempfile.TemporaryFile() as output, contextlib.closing(answer):
-            sys.stdout.flush()
-            sys.stderr.flush()
-            child = os.fork()
-            if child == 0:
-                answer.close()
-                self._engine.close()
-                _work_and_exit(work, to_parent, output)
-            to_parent.close()
+    def _in_fork(self, work: Callable[[], Any], limit_s: float) -> Told:
+        """Run ``work`` in a fork, and put back what it did to the model's files."""
+        answer = Inbox(self._engine)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        here = os.getpid()
+        child = os.fork()
+        if child == 0:
+            self._engine.close()
+            _work_and_exit(work, answer, here, self._reason)
+        told: Told | None = None
+        arrived = ""
+        try:
             with contextlib.suppress(OSError):
                 os.setpgid(child, child)
-            told = None
-            try:
-                ready = multiprocessing.connection.wait([answer, self._engine], limit_s)
-                if answer in ready:
-                    told = _receive(answer)
-                elif ready:
-                    raise EngineGone
-            finally:
-                if told is None:
-                    _end_group(child)
-                _, wait_status, used = os.wait4(child, 0)
+            arrived = answer.wait(child, limit_s)
+            if arrived == "engine":
+                raise EngineGone
+            told = answer.told() if arrived == "whole" else None
+        finally:
+            if told is None:
                 _end_group(child)
-            if told is not None and told[0] == "ok":
-                return told
-            greedy = _said_of_memory(used)
-            if told is not None:
-                return *told[:2], told[2] + greedy
-            if not ready:
-                return "timeout", None, f"ended at its limit of {limit_s:.0f} s{greedy}"
-            return "crashed", None, _how_it_died(wait_status) + greedy + _last_words(output)
+            _, wait_status, used = os.wait4(child, 0)
+            _end_group(child)
+            answer.close()
+            self._put_back()
+        if told is not None and told[0] == "ok":
+            return told
+        greedy = _said_of_memory(used)
+        if told is not None:
+            return told[0], told[1], told[2] + greedy, told[3]
+        if arrived == "timeout":
+            return "timeout", None, f"ended at its limit of {limit_s:.0f} s{greedy}", ""
+        return "crashed", None, _how_it_died(wait_status) + greedy + answer.last_words(), ""
+
+    def _reason(self, error: BaseException) -> str:
+        """Return the innermost cause in one line, and what can be done if it is known."""
+        said = causes.line(error, self._model)
+        return said + hint(said, self._model, self._compiled)
 
 
-def _receive(answer: Connection) -> tuple[str, Any, str] | None:
-    try:
-        return answer.recv()  # type: ignore[no-any-return]
-    except EOFError:
-        return None
-
-
-def _work_and_exit(work: Callable[[], Any], to_parent: Connection, output: IO[bytes]) -> None:
+def _work_and_exit(
+    work: Callable[[], Any], answer: Inbox, parent: int, reason: Callable[[BaseException], str]
+) -> None:
     """The fork's whole life. Never returns."""
     exit_code = 1
     try:
+        limits.die_with_parent(parent)
         os.setpgid(0, 0)
-        _die_with_parent()
         _limit_memory()
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        for stream in (1, 2):
-            os.dup2(output.fileno(), stream)
+        answer.take_output()
         try:
-            told = ("ok", work(), "")
+            told: Told = ("ok", work(), "", "")
         except BaseException as error:
-            told = ("raised", None, _cause(error))
-        to_parent.send(told)
+            told = ("raised", None, reason(error), causes.traceback_text(error))
+        answer.send(told)
         exit_code = 0
     finally:
         os._exit(exit_code)
@@ -192,30 +218,16 @@ def _trace(response: Any) -> tuple[list[float], list[float]] | None:
         return None
 
 
-def _cause(error: BaseException) -> str:
-    """Return the chain of an exception, innermost last, in one line."""
-    parts: list[str] = []
-    link: BaseException | None = error
-    while link is not None and len(parts) < 4:
-        said = str(link).strip().splitlines() or [""]
-        # A traceback that came from another process says what happened at its end.
-        telling = said[-1] if said[0].startswith("Traceback") else said[0]
-        parts.append(f"{type(link).__name__}: {telling}"[:300])
-        link = link.__cause__ or link.__context__
-    return " from ".join(parts)
-
-
-def _die_with_parent() -> None:
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
 def memory_limit() -> int:
     """Return what one unit's process may need [bytes]."""
     with contextlib.suppress(ValueError):
         return int(os.environ.get(MEMORY_VARIABLE, "")) * 1_000_000
     machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return int(MEMORY_PART * machine / (os.cpu_count() or 1))
+    share = machine / (os.cpu_count() or 1)
+    allowed = limits.memory_limit_bytes()  # of a job, a container, a service
+    if allowed is not None:
+        share = min(share, allowed / limits.usable_cpus())
+    return int(MEMORY_PART * share)
 
 
 def _limit_memory() -> None:
@@ -244,28 +256,48 @@ def _end_group(leader: int) -> None:
 
 def _how_it_died(wait_status: int) -> str:
     if os.WIFSIGNALED(wait_status):
-        number = os.WTERMSIG(wait_status)
-        return f"the simulation's process was ended by {signal.Signals(number).name}"
-    return f"the simulation's process exited with code {os.waitstatus_to_exitcode(wait_status)}"
+        return f"the simulation's process was ended by {_signal_name(os.WTERMSIG(wait_status))}"
+    code = os.waitstatus_to_exitcode(wait_status)
+    return f"the simulation's process exited with code {code} and gave no whole answer"
 
 
-def _last_words(output: IO[bytes]) -> str:
-    output.seek(0, os.SEEK_END)
-    output.seek(max(0, output.tell() - 600))
-    text = " ".join(output.read().decode(errors="replace").split())
-    return f"; its last words: {text}" if text else ""
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # a real-time signal
+        return f"signal {number}"
 
 
 def main() -> None:
     """Load a model and serve it until the other side closes the connection."""
     engine = Connection(int(sys.argv[1]))
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    model, spec = Path(sys.argv[2]), EvaluatorSpec.from_json(json.loads(sys.argv[3]))
+    top, ready = Path(sys.argv[2]), json.loads(sys.argv[3])
     try:
-        warm = WarmModel(load_evaluator(model, spec), engine)
+        _serve(engine, top / "model", ready)
+    finally:
+        os.chdir("/")
+        remove_tree(top)
+
+
+def _serve(engine: Connection, model: Path, ready: dict[str, Any]) -> None:
+    spec, compiled = EvaluatorSpec.from_json(ready["evaluator"]), tuple(ready["compiled"])
+    try:
+        keeper = Keeper(model, Path(ready["cached"]))
+        evaluator = load_evaluator(model, spec, compiled)
+        keeper.keep()
+        warm = WarmModel(evaluator, engine, model, compiled, keeper.put_back)
         engine.send(warm.describe())
-    except FleetError as error:
-        engine.send(error if isinstance(error, ModelError) else ModelError(str(error), remedy=""))
+    except ModelError as error:
+        engine.send(error)
+        return
+    except Exception as error:
+        engine.send(
+            ModelError(
+                f"the model does not load: {causes.line(error, model)}",
+                remedy="Mend its code; NEUROFLEET_DEBUG=1 shows all causes",
+            )
+        )
         return
     while True:
         try:

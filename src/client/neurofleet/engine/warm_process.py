@@ -13,10 +13,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from neurofleet.engine import host_cache
 from neurofleet.engine.outcome import Description, Outcome
 from neurofleet.engine.warm import LOAD_LIMIT_S
 from neurofleet.errors import FleetError, ModelError, WorkloadFailed
-from neurofleet.model import EvaluatorSpec
 
 #: What a warm process may need beyond a unit's own limit to say that it was reached [s].
 ANSWER_GRACE_S = 30.0
@@ -29,66 +29,80 @@ ONE_THREAD = dict.fromkeys(
 def without_display() -> dict[str, str]:
     """Return this environment for a process that simulates.
 
-    NEURON ends the process when DISPLAY names a screen that it cannot open.
+    NEURON ends the process when DISPLAY names a screen that it cannot open. What it would load
+    by NRN_NMODL_PATH is not the model's. A model that calls ``nrnivmodl`` finds the one of this
+    environment, also if it is not activated.
     """
-    kept = {name: value for name, value in os.environ.items() if name != "DISPLAY"}
-    return {**kept, **ONE_THREAD, "MPLBACKEND": "Agg"}
+    kept = {n: value for n, value in os.environ.items() if n not in ("DISPLAY", "NRN_NMODL_PATH")}
+    beside_python = str(Path(sys.executable).parent)
+    path = [part for part in kept.get("PATH", os.defpath).split(os.pathsep) if part]
+    if beside_python not in path:
+        path.insert(0, beside_python)
+    return {**kept, **ONE_THREAD, "MPLBACKEND": "Agg", "PATH": os.pathsep.join(path)}
 
 
 class WarmProcess:
-    """A process that has one model loaded.
+    """A process that has one model loaded, in a private copy of it.
 
     Parameters
     ----------
-    model : Path
-        The unpacked and compiled model.
-    spec : EvaluatorSpec
+    digest : str
+        The hash of a model that this host has received.
 
     Raises
     ------
     ModelError
-        The model's code does not give an evaluator.
+        The model does not compile, or its code does not give an evaluator.
+    WorkloadFailed
+        There is no room for the copy.
     """
 
     description: Description
 
-    def __init__(self, model: Path, spec: EvaluatorSpec) -> None:
-        self._name = spec.factory
+    def __init__(self, digest: str) -> None:
+        copy, ready = host_cache.private_copy(digest)
+        self._name = ready.spec.factory
+        told_of = {
+            "evaluator": ready.spec.as_json(),
+            "compiled": ready.compiled,
+            "cached": str(ready.cached.directory),
+        }
         with contextlib.ExitStack() as resources:
+            resources.callback(copy.close)
             self._output = resources.enter_context(tempfile.TemporaryFile())
-            self._resources = resources.pop_all()
-        self._connection, theirs = multiprocessing.Pipe()
-        with tempfile.TemporaryDirectory(prefix="neurofleet-neutral-") as neutral:
+            self._connection, theirs = multiprocessing.Pipe()
             self._process = subprocess.Popen(
                 [
                     sys.executable,
                     "-P",
+                    "-B",
                     "-m",
                     "neurofleet.engine.warm",
                     str(theirs.fileno()),
-                    str(model),
-                    json.dumps(spec.as_json()),
+                    str(copy.top),
+                    json.dumps(told_of),
                 ],
-                cwd=neutral,
+                cwd=copy.top,
                 env=without_display(),
-                pass_fds=[theirs.fileno()],
+                pass_fds=[theirs.fileno(), copy.lock],
                 stdin=subprocess.DEVNULL,
                 stdout=self._output,
                 stderr=self._output,
                 start_new_session=True,
             )
-            theirs.close()
-            try:
-                told = self._receive(LOAD_LIMIT_S)
-            except WorkloadFailed as error:
-                self.close()
-                raise ModelError(
-                    f"the model does not load: {error.what}",
-                    remedy="Import its evaluator in a plain Python to see more",
-                ) from error
-            except BaseException:
-                self.close()
-                raise
+            self._resources = resources.pop_all()
+        theirs.close()
+        try:
+            told = self._receive(LOAD_LIMIT_S)
+        except WorkloadFailed as error:
+            self.close()
+            raise ModelError(
+                f"the model does not load: {error.what}",
+                remedy="Import its evaluator in a plain Python to see more",
+            ) from error
+        except BaseException:
+            self.close()
+            raise
         if isinstance(told, FleetError):
             self.close()
             raise told
