@@ -8,7 +8,9 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -69,7 +71,8 @@ def test_run_stopped_at_a_safe_point_goes_on_with_nothing_computed_twice(
     process.send_signal(getattr(signal, how))
     done = ended(process, 60)
     assert done.returncode == 130, done.stderr
-    assert "error: stopped at a safe point" in done.stderr
+    assert re.search(r"^stopped at a safe point; .* to go on\.$", done.stderr, re.MULTILINE)
+    assert "error:" not in done.stderr, "it was asked for"
     before = scored(run)
     assert 0 < before < 6
     again = command("neurofleet", *words(), cwd=tmp_path)
@@ -79,23 +82,94 @@ def test_run_stopped_at_a_safe_point_goes_on_with_nothing_computed_twice(
     assert int(told[1]) == scored(run) - before, "nothing was simulated twice"
 
 
-def test_stop_after_asks_when_its_time_has_come(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """No stop was asked for; handlers are afterwards what they were."""
     monkeypatch.setattr(safe_point, "_stop", safe_point._Stop())
     kept = {number: signal.getsignal(number) for number in (signal.SIGUSR1, signal.SIGTERM)}
-    kept[signal.SIGALRM] = signal.getsignal(signal.SIGALRM)
+    yield
+    for number, handler in kept.items():
+        signal.signal(number, handler)
+    if safe_point._stop.timer is not None:
+        safe_point._stop.timer.cancel()
+
+
+def test_stop_after_asks_when_its_time_has_come(fresh: None) -> None:
     safe_point.listen()
+    safe_point.stop_after(0.2, limit_s=0.3)
+    assert not safe_point.asked()
+    wait_until(safe_point.asked)
+    with pytest.raises(KeyboardInterrupt):  # its limit
+        wait_until(lambda: False)
+
+
+def test_stop_after_leaves_the_alarm_of_the_process_to_others(fresh: None) -> None:
+    rung: list[int] = []
+    before = signal.signal(signal.SIGALRM, lambda number, _frame: rung.append(number))
     try:
-        safe_point.stop_after(0.2, limit_s=0.3)
-        assert not safe_point.asked()
-        wait_until(safe_point.asked)
-        with pytest.raises(KeyboardInterrupt):  # its limit
-            wait_until(lambda: False)
-    finally:
+        safe_point.listen()
+        safe_point.stop_after(0.3, limit_s=30.0)
+        signal.setitimer(signal.ITIMER_REAL, 0.05)
+        wait_until(lambda: rung)
         signal.setitimer(signal.ITIMER_REAL, 0)
-        for number, handler in kept.items():
-            signal.signal(number, handler)
+        wait_until(safe_point.asked)
+    finally:
+        signal.signal(signal.SIGALRM, before)
+
+
+def test_stop_after_holds_beside_a_limit_of_items(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        "import time\ndef slow(x):\n    time.sleep(0.2)\n    return x\n"
+    )
+    (tmp_path / "items.jsonl").write_text("".join(f"{i}\n" for i in range(500)))
+    done = command(
+        "neurofleet", "map", "mine:slow", "items.jsonl", "--backend=serial", "--item-timeout=30",
+        "--stop-after=3s", "--run-dir=run", cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 130, done.stderr
+    assert "stopped at a safe point" in done.stderr
+
+
+def test_stop_listened_for_by_a_program_ends_its_wait_at_the_limit(fresh: None) -> None:
+    safe_point._stop.limit_s = 0.2
+    with safe_point.listening():
+        os.kill(os.getpid(), signal.SIGUSR1)
+        assert safe_point.asked()
+        with pytest.raises(KeyboardInterrupt):
+            time.sleep(30)
+    assert signal.getsignal(signal.SIGUSR1) is signal.SIG_DFL
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+def test_stop_that_a_program_has_reached_has_no_limit_any_more(fresh: None) -> None:
+    safe_point._stop.limit_s = 0.2
+    with safe_point.listening():
+        os.kill(os.getpid(), signal.SIGUSR1)
+    time.sleep(0.4)  # SIGTERM would end this process
+    assert safe_point.asked(), "nothing more begins"
+
+
+def test_signals_that_a_program_handles_itself_stay_its_own(fresh: None) -> None:
+    told: list[int] = []
+    signal.signal(signal.SIGUSR1, lambda number, _frame: told.append(number))
+    with safe_point.listening():
+        os.kill(os.getpid(), signal.SIGUSR1)
+        assert signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
+    assert told == [signal.SIGUSR1]
+    assert not safe_point.asked()
+
+
+def test_signals_in_another_thread_are_left_alone(fresh: None) -> None:
+    seen: list[object] = []
+
+    def work() -> None:
+        with safe_point.listening():
+            seen.append(signal.getsignal(signal.SIGUSR1))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert seen == [signal.SIG_DFL]
 
 
 @pytest.mark.parametrize("how", ["--stop-after", "SIGUSR1", "SIGTERM", "SIGTERM twice"])

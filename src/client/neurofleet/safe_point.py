@@ -2,14 +2,17 @@
 
 Asked for by SIGUSR1 (which Slurm sends some time before a job's limit), by SIGTERM, and by
 the clock of ``--stop-after``. What has begun may take so long and no longer; then the run
-is left as Ctrl-C leaves it. A timer of the system keeps that limit, wherever the run is.
+is left as Ctrl-C leaves it. A thread keeps that limit, wherever the run is: it interrupts
+the main thread by a signal. The process's one alarm is left to whoever else wants it.
 """
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 import signal
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from types import FrameType
 
 from neurofleet.errors import FleetError, Interrupted, TooFewEngines
@@ -28,16 +31,39 @@ class _Stop:
         self.for_good = False
         self.limit_s = LIMIT_S
         self.working = 0
+        self.timer: threading.Timer | None = None
 
 
 _stop = _Stop()
 
 
 def listen() -> None:
-    """Have the signals that ask for a stop handled; in the main thread."""
-    signal.signal(signal.SIGUSR1, lambda _number, _frame: ask())
+    """Have the signals that ask for a stop handled, from now on; in the main thread."""
+    signal.signal(signal.SIGUSR1, _asked_to_stop)
     signal.signal(signal.SIGTERM, _terminated)
-    signal.signal(signal.SIGALRM, _timer_ended)
+
+
+@contextlib.contextmanager
+def listening() -> Iterator[None]:
+    """Have these signals handled while a block lasts; for what a person's program calls.
+
+    A program that handles one itself goes on doing so. Outside of the main thread, where
+    Python lets nobody handle a signal, nothing changes.
+    """
+    ours = {signal.SIGUSR1: _asked_to_stop, signal.SIGTERM: _terminated}
+    handled = []
+    try:
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in ours.items():
+                if signal.getsignal(number) is signal.SIG_DFL:
+                    signal.signal(number, handler)
+                    handled.append(number)
+        yield
+    finally:
+        for number in handled:
+            signal.signal(number, signal.SIG_DFL)
+        if handled and _stop.timer is not None:
+            _stop.timer.cancel()
 
 
 def stop_after(seconds: float | None, limit_s: float) -> None:
@@ -52,7 +78,7 @@ def stop_after(seconds: float | None, limit_s: float) -> None:
     """
     _stop.limit_s = limit_s
     if seconds is not None:
-        signal.setitimer(signal.ITIMER_REAL, seconds)
+        _set_timer(seconds, ask)
 
 
 def ask() -> None:
@@ -98,8 +124,36 @@ def reached(finished: int = 1) -> FleetError:
 
 def _begin(limit_s: float) -> None:
     _stop.asked = True
-    if signal.getsignal(signal.SIGALRM) is _timer_ended:
-        signal.setitimer(signal.ITIMER_REAL, limit_s)
+    if _is_listening():
+        stop = _stop
+        _set_timer(limit_s, lambda: _limit_reached(stop))
+
+
+def _is_listening() -> bool:
+    return signal.getsignal(signal.SIGTERM) is _terminated
+
+
+def _set_timer(seconds: float, call: Callable[[], None]) -> None:
+    if _stop.timer is not None:
+        _stop.timer.cancel()
+    _stop.timer = threading.Timer(seconds, call)
+    _stop.timer.daemon = True
+    _stop.timer.start()
+
+
+def _limit_reached(stop: _Stop) -> None:
+    """End what the main thread does; called in another one."""
+    if stop is not _stop:
+        return
+    main = threading.main_thread().ident
+    if _is_listening() and main is not None:
+        signal.pthread_kill(main, signal.SIGTERM)  # ends what it waits for, too
+    else:
+        _thread.interrupt_main()
+
+
+def _asked_to_stop(_number: int, _frame: FrameType | None) -> None:
+    ask()
 
 
 def _terminated(_number: int, _frame: FrameType | None) -> None:
@@ -107,9 +161,3 @@ def _terminated(_number: int, _frame: FrameType | None) -> None:
         raise KeyboardInterrupt
     _stop.for_good = True
     _begin(min(TERM_LIMIT_S, _stop.limit_s))
-
-
-def _timer_ended(_number: int, _frame: FrameType | None) -> None:
-    if _stop.asked:
-        raise KeyboardInterrupt
-    ask()

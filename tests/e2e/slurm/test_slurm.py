@@ -473,7 +473,7 @@ def test_command_on_a_head_stops_with_the_one_here(
     )
     if number is signal.SIGINT:
         assert client.returncode == 130, err
-        assert re.search(r"^error: stopped at a safe point; .* to go on\.$", err, re.M), err
+        assert re.search(r"^stopped at a safe point; .* to go on\.$", err, re.M), err
     kept = len(rows(desk.here / "run"))
     assert kept >= 3
     done = desk.run(optimise(LONG, "--backend=local", "--engines=2"))

@@ -17,7 +17,7 @@ from typing import Any, ClassVar, TypeVar, cast
 import click
 
 from neurofleet import __version__, safe_point
-from neurofleet.errors import FleetError, UsageError, one_line
+from neurofleet.errors import FleetError, Interrupted, UsageError, one_line
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -73,6 +73,9 @@ def run(command: click.Command, program: str) -> None:
         sys.stdout.reconfigure(errors="surrogateescape")  # names of files are bytes
     try:
         code = command.main(prog_name=program, standalone_mode=False)
+    except Interrupted as stop:  # what was asked for has been done
+        click.echo(one_line(str(stop)), err=True)
+        code = stop.exit_code
     except FleetError as error:
         code = _say(str(error), error.exit_code)
     except click.ClickException as error:
