@@ -50,6 +50,10 @@ SURE_S = 5.0
 LOOK_S = 0.2
 #: Jobs that are submitted for one run, the first included, when its controller dies.
 MOST_JOBS = 3
+#: A limit as sbatch takes it: minutes, or hours, minutes and seconds, or with days before.
+TIME = re.compile(
+    r"[0-9]+(:[0-9]+){0,2}|[0-9]+-[0-9]+(:[0-9]+){0,2}|-1|unlimited|infinite", re.IGNORECASE
+)
 logger = logging.getLogger(__name__)
 
 
@@ -65,6 +69,11 @@ class SlurmRequest:
         More options of sbatch, such as ``--mem-per-cpu=2G``.
     queue_timeout_s : float
         How long the job may be pending [s].
+
+    Raises
+    ------
+    UsageError
+        The time is none that sbatch would take.
     """
 
     partition: str | None = None
@@ -72,6 +81,16 @@ class SlurmRequest:
     account: str | None = None
     options: tuple[str, ...] = ()
     queue_timeout_s: float = 86400.0
+
+    def __post_init__(self) -> None:
+        for option in (self.time and f"--time={self.time}", *self.options):
+            name, _, value = (option or "").partition("=")
+            if name == "--time" and not TIME.fullmatch(value):
+                raise UsageError(
+                    f"{value!r} is no --time that Slurm takes",
+                    remedy="Give minutes, MM:SS, HH:MM:SS, D-HH, D-HH:MM or D-HH:MM:SS,"
+                    " such as 90, 4:00:00 or 1-12",
+                )
 
     def words(self) -> list[str]:
         """Return the request as options of sbatch."""
@@ -127,6 +146,7 @@ class SlurmEngines:
         self._cluster: Any = None
         self._job: Job | None = None
         self._jobs = 0
+        self._engines = 0
 
     def connect(self) -> Any:
         """Start a controller here and engines by Slurm; return a client when one is there.
@@ -259,9 +279,12 @@ class SlurmEngines:
                     )
             time.sleep(LOOK_S)
 
-    def tend(self, _engines: int) -> bool:
+    def tend(self, engines: int) -> bool:
         """Notice that the job has ended; Slurm and its tasks do the rest."""
         assert self._job is not None
+        if engines < self._engines:
+            self._job.ask_soon()
+        self._engines = engines
         if not is_alive(self._cluster.controller):
             return False
         state = self._job.state

@@ -17,8 +17,8 @@ from neurofleet.errors import UsageError, first_line
 
 #: What one call of a Slurm command may take [s].
 COMMAND_S = 60.0
-#: How often a job's state is asked for [s].
-ASK_EVERY_S = 2.0
+#: A job's state is asked for so soon, and less and less often while nothing changes [s].
+ASK_EVERY_S, ASK_SELDOM_S = 2.0, 60.0
 #: States of a job that may still give engines.
 WAITING = ("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "SUSPENDED", "RESIZING")
 #: Reasons for being pending that no waiting cures.
@@ -70,7 +70,8 @@ class Job:
     def __init__(self, number: str) -> None:
         self.number = number
         self._state = JobState("PENDING")
-        self._over = threading.Event()
+        self._over = False
+        self._wake = threading.Event()
         threading.Thread(target=self._follow, name=f"job {number}", daemon=True).start()
 
     @property
@@ -78,18 +79,30 @@ class Job:
         """What Slurm said last."""
         return self._state
 
+    def ask_soon(self) -> None:
+        """Something happened to the job: ask for its state now."""
+        self._wake.set()
+
     def end(self) -> None:
         """Cancel the job."""
-        self._over.set()
+        self._over = True
+        self._wake.set()
         if not self._state.over:
             with contextlib.suppress(Refused):
                 call(["scancel", self.number])
 
     def _follow(self) -> None:
-        while not self._over.is_set() and not self._state.over:
+        wait_s = ASK_EVERY_S
+        while not self._over and not self._state.over:
+            before = self._state
             with contextlib.suppress(Refused):  # a busy Slurm answers next time
                 self._state = job_state(self.number)
-            self._over.wait(ASK_EVERY_S)
+            # A reason that is no good has to be seen again before it is believed.
+            changing = self._state != before or self._state.reason in NEVER
+            wait_s = ASK_EVERY_S if changing else min(2 * wait_s, ASK_SELDOM_S)
+            if self._wake.wait(wait_s):
+                self._wake.clear()
+                wait_s = ASK_EVERY_S
 
 
 class Step(Job):
@@ -119,6 +132,9 @@ class Step(Job):
         """Running for as long as srun does."""
         code = self._process.poll()
         return JobState("RUNNING") if code is None else JobState("FAILED", f"srun ended, {code}")
+
+    def ask_soon(self) -> None:
+        """It is asked each time."""
 
     def end(self) -> None:
         """End the step."""

@@ -34,10 +34,27 @@ TEMPLATE = """\
 {command} &
 client=$!
 trap 'kill -TERM "$client" 2>/dev/null' TERM
+# SIGUSR1 asks for a stop, but kills a program that does not listen for it, or not yet.
+listens() {{
+  local caught
+  caught=$(sed -n 's/^SigCgt:[[:space:]]*//p' "/proc/$client/status" 2>/dev/null)
+  (( (0x${{caught:-0}} >> ($(kill -l USR1) - 1)) & 1 ))
+}}
+ask_to_stop() {{
+  local until=$((SECONDS + {grace}))
+  while kill -0 "$client" 2>/dev/null && [ "$SECONDS" -lt "$until" ]; do
+    if listens; then
+      kill -USR1 "$client" 2>/dev/null
+      break
+    fi
+    sleep 1
+  done
+  while kill -0 "$client" 2>/dev/null && [ "$SECONDS" -lt "$until" ]; do sleep 1; done
+  kill -TERM "$client" 2>/dev/null
+}}
 stop() {{
   near_limit=1
-  kill -USR1 "$client" 2>/dev/null
-  (sleep {grace}; kill -TERM "$client" 2>/dev/null) &
+  ask_to_stop &
 }}
 trap stop USR1
 # A signal ends a wait early.
