@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from neurofleet.engine.outcome import Outcome
 from neurofleet.errors import FleetError, RunDirectoryError, WorkloadFailed
 from neurofleet.repair import repair
-from neurofleet.store import FILE, PAGE_SIZE, Phase, Store, pack_floats, unpack_floats
+from neurofleet.store import FILE, PAGE_SIZE, Phase, Store, connect, pack_floats, unpack_floats
 from unit.support import an_outcome, snapshot
 
 VERSIONS = {"neuron": "9.0.2", "bluepyopt": "1.14.26", "efel": "5.7.34"}
@@ -428,3 +428,44 @@ def test_repair_directory_without_a_store_is_refused_and_not_changed(tmp_path: P
     with pytest.raises(RunDirectoryError, match="there is no store"):
         repair(tmp_path)
     assert snapshot(tmp_path) == {}
+
+
+# -- a full disk ----------------------------------------------------------------------
+
+
+def put_all(store: Store, keys: list[tuple[str, tuple[float, ...]]]) -> None:
+    for key in keys:
+        store.put(*key, an_outcome())
+
+
+def test_store_that_was_full_is_written_again_once_there_is_room(tmp_path: Path) -> None:
+    with opened(tmp_path) as store:
+        pages = store._db.execute("PRAGMA page_count").fetchone()[0]
+        store._db.execute(f"PRAGMA max_page_count = {pages}")
+        keys = [("Step1", (float(i),) * 20) for i in range(20 * ROWS_A_PAGE)]
+        for _ in range(2):
+            with pytest.raises(WorkloadFailed, match="database or disk is full"):
+                put_all(store, keys)
+        assert any(store.get(*key) for key in keys), "what there was room for is kept"
+        store._db.execute("PRAGMA max_page_count = 1000")
+        put_all(store, keys)
+        store.add_phase(Phase(1, 0.0, 1.0, 2, len(keys), 0))
+    with opened(tmp_path) as store:
+        assert all(store.get(*key) == an_outcome() for key in keys)
+
+
+def test_store_that_could_not_be_made_is_made_once_there_is_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path) -> sqlite3.Connection:
+        db = connect(path)
+        db.execute("PRAGMA max_page_count = 2")
+        return db
+
+    with monkeypatch.context() as patched:
+        patched.setattr("neurofleet.store.connect", full)
+        with pytest.raises(WorkloadFailed, match="database or disk is full") as caught:
+            opened(tmp_path)
+    with opened(tmp_path) as store:
+        store.put("Step1", (1.0,), an_outcome())
+    assert caught.value.exit_code == 1

@@ -107,7 +107,7 @@ class Store:
                     "SELECT id FROM context WHERE model = ? AND versions = ?", key
                 ).fetchone()[0]
         except BaseException:
-            self._lock.release()
+            self._end()
             raise
 
     def get(self, unit: str, parameters: Sequence[float]) -> Outcome | None:
@@ -196,7 +196,12 @@ class Store:
 
     def close(self) -> None:
         """Close the file and let go of the lock; safe to call twice."""
-        self._db.close()
+        self._end()
+
+    def _end(self) -> None:
+        db: sqlite3.Connection | None = getattr(self, "_db", None)
+        if db is not None:
+            db.close()  # what a failed statement left open is rolled back
         self._lock.release()
 
     def __enter__(self) -> Self:

@@ -220,7 +220,21 @@ def test_job_that_reaches_its_limit_goes_on_by_itself_and_simulates_nothing_twic
     )
     assert printed.code == 0, printed.err
     job = int(printed.out)
-    log = desk.here / f"neurofleet-{job}.log"
+    _goes_on_by_itself(desk, job, f"neurofleet-{job}.log")
+    found = course(desk.here / "run" / "checkpoint.pkl")
+    assert differences(found, upstream.course(evolution)) == []
+    kept = rows(desk.here / "run")
+    starts = [(row.unit, row.parameters) for row in kept]
+    assert len(starts) == len(set(starts))
+    logged = (desk.here / "run").rglob("engines.log")
+    assert all("Traceback" not in path.read_text(errors="replace") for path in logged)
+    # What was begun before a stop was kept: the phases sum up to the rows, none was repeated.
+    assert _phases(desk.here / "run") == len(kept)
+
+
+def _goes_on_by_itself(desk: Desk, job: int, log_name: str) -> str:
+    """Return what a job has said at its end, which is not in its first stretch."""
+    log = desk.here / log_name
     stretches = 0
 
     def is_done() -> bool:
@@ -237,15 +251,46 @@ def test_job_that_reaches_its_limit_goes_on_by_itself_and_simulates_nothing_twic
     assert desk.cluster.state(job) == "COMPLETED", told
     assert stretches >= 1, told
     assert told.count("stopped at a safe point") == stretches
-    found = course(desk.here / "run" / "checkpoint.pkl")
-    assert differences(found, upstream.course(evolution)) == []
-    kept = rows(desk.here / "run")
-    starts = [(row.unit, row.parameters) for row in kept]
-    assert len(starts) == len(set(starts))
-    logged = (desk.here / "run").rglob("engines.log")
-    assert all("Traceback" not in path.read_text(errors="replace") for path in logged)
-    # What was begun before a stop was kept: the phases sum up to the rows, none was repeated.
-    assert _phases(desk.here / "run") == len(kept)
+    return told
+
+
+#: A program of one's own: each item writes down that it began.
+MINE = """
+import pathlib
+import time
+
+from neurofleet import Fleet
+
+BEGUN = pathlib.Path("begun").absolute()
+
+
+def slow(x):
+    with BEGUN.open("a") as file:
+        file.write(f"{x}\\n")
+    time.sleep(4)
+    return x * x
+
+
+with Fleet.slurm() as fleet:
+    print("sum", sum(fleet.map(slow, range(60), run_dir="run")))
+"""
+
+
+def test_program_of_ones_own_stops_near_the_limit_and_goes_on_with_what_is_missing(
+    desk: Desk,
+) -> None:
+    (desk.here / "mine.py").write_text(MINE)
+    printed = desk.run(
+        "neurofleet slurm script --engines 4 --partition short --time 2 --stop-before 70 --"
+        " neurofleet-python mine.py > job.sh; sbatch --parsable job.sh"
+    )
+    assert printed.code == 0, printed.err
+    job = int(printed.out)
+    told = _goes_on_by_itself(desk, job, f"neurofleet-python-{job}.log")
+    assert f"sum {sum(x * x for x in range(60))}" in told
+    assert "Traceback" not in told
+    begun = (desk.here / "begun").read_text().split()
+    assert sorted(map(int, begun)) == list(range(60)), "no item was called twice"
 
 
 def _phases(run: Path) -> int:
