@@ -54,7 +54,12 @@ def healthy(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Scores:
     [
         ("endless", "timeout", "ended at its limit of 3 s", ["--unit-timeout=3"]),
         ("crashes", "crashed", "SIGSEGV", []),
-        ("greedy", "raised", "MemoryError: ; it reached the 500 MB that a unit may have", []),
+        (
+            "greedy",
+            "raised",
+            "MemoryError (evaluator.py, line 38); it reached the 500 MB that a unit may have",
+            [],
+        ),
         ("raises", "raised", "ZeroDivisionError: a score of", []),
     ],
 )

@@ -68,8 +68,8 @@ def decision_file(bundle: Bundle) -> Path:
 
 def versions() -> dict[str, str]:
     """Return the versions that a person wants to see beside a result."""
-    names = ("neuron", "bluepyopt", "efel", "ipyparallel", "deap", "numpy")
-    return {name: importlib.metadata.version(name) for name in names}
+    names = ("ipyparallel", "deap")
+    return host_cache.versions() | {name: importlib.metadata.version(name) for name in names}
 
 
 def open_farm(

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from neurofleet.backends import tether
+from neurofleet.engine.host_cache import cache_directory
 from neurofleet.engine.warm_process import ONE_THREAD
 
 
@@ -45,7 +46,8 @@ def make_cluster(
     config.ControllerLauncher.controller_cmd = [*tethered, *module, controller]
     config.EngineLauncher.engine_cmd = [*tethered, *module, "ipyparallel.engine"]
     config.EngineLauncher.engine_args = [f"--work-dir={directory}"]
-    config.BaseLauncher.environment = ONE_THREAD
+    cache = str(cache_directory())  # relative to this process's directory, not to an engine's
+    config.BaseLauncher.environment = {**ONE_THREAD, "NEUROFLEET_CACHE": cache}
     log = logging.getLogger("neurofleet.backends.ipyparallel")
     log.setLevel(logging.ERROR)
     return ipyparallel.Cluster(

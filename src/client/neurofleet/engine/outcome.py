@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 from neurofleet.files import as_object, count, entries, real, text, texts
 from neurofleet.units import Unit
 
-#: How JSON, which has no such numbers, has them.
-_NOT_FINITE = ("nan", "inf", "-inf")
+#: What Python writes of numbers that JSON has not.
+NOT_FINITE = ("nan", "inf", "-inf")
 
 
 class Outcome(NamedTuple):
@@ -82,9 +82,12 @@ class Description:
     versions: Mapping[str, str]
 
     def as_json(self) -> dict[str, Any]:
-        """Return the JSON form; ``from_json`` is its inverse."""
-        finite = [p if math.isfinite(p) else repr(p) for p in self.penalties]
-        return {**asdict(self), "penalties": finite}
+        """Return the JSON form; ``from_json`` is its inverse.
+
+        A penalty that is not finite, which JSON has not, is a text such as ``"inf"``.
+        """
+        penalties = [value if math.isfinite(value) else str(value) for value in self.penalties]
+        return {**asdict(self), "penalties": penalties}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Description:
@@ -103,7 +106,7 @@ class Description:
             return Unit(text(item, "name"), texts(item, "protocols"), tuple(numbers))
 
         penalties = [
-            float(value) if value in _NOT_FINITE else real({"penalties": value}, "penalties")
+            float(value) if value in NOT_FINITE else real({"penalties": value}, "penalties")
             for value in entries(data, "penalties")
         ]
         if len(penalties) != len(objectives):

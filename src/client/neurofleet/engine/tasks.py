@@ -13,7 +13,7 @@ from neurofleet import __version__
 from neurofleet.engine import host_cache
 from neurofleet.engine.outcome import Description, Outcome
 from neurofleet.engine.warm_process import WarmProcess
-from neurofleet.errors import FleetError, WorkloadFailed
+from neurofleet.errors import FleetError, ModelError, WorkloadFailed
 
 #: Models that an engine keeps loaded, the least recently used goes [count].
 WARM_MODELS = 2
@@ -49,6 +49,15 @@ def prepare(digest: str, archive: bytes | None = None) -> Description | FleetErr
             host_cache.receive(digest, archive)
         if not host_cache.is_known(digest):
             return NotReady()
+        try:
+            return _warm_process(digest).description
+        except ModelError:
+            if host_cache.is_known(digest):
+                raise
+        # What was received earlier is damaged, and was therefore forgotten.
+        if archive is None:
+            return NotReady()
+        host_cache.receive(digest, archive)
         return _warm_process(digest).description
     except FleetError as error:
         return error
@@ -78,6 +87,10 @@ def run_unit(
     values = tuple(array.array("d", parameters))
     try:
         return _warm_process(digest).evaluate(unit, values, limit_s)
+    except ModelError:
+        if host_cache.is_known(digest):
+            raise
+        return NotReady()  # what was received is damaged
     except WorkloadFailed:
         # The warm process itself was killed, which no simulation can do: once more.
         if digest not in _warm:

@@ -289,9 +289,11 @@ def _serve(engine: Connection, model: Path, ready: dict[str, Any]) -> None:
         warm = WarmModel(evaluator, engine, model, compiled, keeper.put_back)
         engine.send(warm.describe())
     except ModelError as error:
+        sys.stderr.write(causes.traceback_text(error))
         engine.send(error)
         return
     except Exception as error:
+        sys.stderr.write(causes.traceback_text(error))
         engine.send(
             ModelError(
                 f"the model does not load: {causes.line(error, model)}",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import multiprocessing
 import os
 import subprocess
@@ -15,8 +16,10 @@ from typing import Any
 
 from neurofleet.engine import host_cache
 from neurofleet.engine.outcome import Description, Outcome
-from neurofleet.engine.warm import LOAD_LIMIT_S
+from neurofleet.engine.warm import LOAD_LIMIT_S, LONGEST_TRACEBACK
 from neurofleet.errors import FleetError, ModelError, WorkloadFailed
+
+logger = logging.getLogger(__name__)
 
 #: What a warm process may need beyond a unit's own limit to say that it was reached [s].
 ANSWER_GRACE_S = 30.0
@@ -104,6 +107,8 @@ class WarmProcess:
             self.close()
             raise
         if isinstance(told, FleetError):
+            if os.environ.get("NEUROFLEET_DEBUG"):
+                logger.warning("%s", self._printed(LONGEST_TRACEBACK))
             self.close()
             raise told
         self.description = told
@@ -147,7 +152,11 @@ class WarmProcess:
         )
 
     def _last_words(self) -> str:
-        size = self._output.seek(0, os.SEEK_END)
-        self._output.seek(max(0, size - 600))
-        text = " ".join(self._output.read().decode(errors="replace").split())
+        text = " ".join(self._printed(600).split())
         return f" ({text})" if text else ""
+
+    def _printed(self, most: int) -> str:
+        """Return the end of what the process printed itself [bytes]."""
+        size = self._output.seek(0, os.SEEK_END)
+        self._output.seek(max(0, size - most))
+        return self._output.read().decode(errors="replace")

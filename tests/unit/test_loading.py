@@ -1,0 +1,187 @@
+"""What is wrong with a model's evaluator is named before anything is simulated."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+from pathlib import Path
+from textwrap import dedent
+from types import SimpleNamespace
+from typing import Any
+
+import bluepyopt.ephys  # noqa: F401 - so that the forks need not
+import pytest
+
+from neurofleet.engine import host_cache
+from neurofleet.engine.loading import _wrong_bounds, load_evaluator
+from neurofleet.engine.outcome import Description
+from neurofleet.engine.warm_process import without_display
+from neurofleet.errors import ModelError
+from neurofleet.model import EvaluatorSpec
+from neurofleet.units import Unit
+from unit.support import write_model
+
+pytestmark = pytest.mark.timeout(90)
+
+
+def loaded(model: Path, factory: str, **options: Any) -> str:
+    """Load an evaluator in a fork; return its objectives, or what was wrong."""
+    context = multiprocessing.get_context("fork")
+    answer, theirs = context.Pipe(duplex=False)
+
+    def load() -> None:
+        os.environ.pop("DISPLAY", None)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+        try:
+            made = load_evaluator(model, EvaluatorSpec(factory, **options))
+            theirs.send(" ".join(objective.name for objective in made.objectives))
+        except ModelError as error:
+            theirs.send(str(error))
+
+    process = context.Process(target=load)
+    process.start()
+    theirs.close()
+    try:
+        return str(answer.recv())
+    finally:
+        process.join(30)
+
+
+def model_with(directory: Path, more: str) -> Path:
+    model = write_model(directory / "model")
+    with (model / "evaluator.py").open("a") as file:
+        file.write(dedent(more))
+    return model
+
+
+def test_evaluator_that_is_an_object_of_the_module_is_taken(tmp_path: Path) -> None:
+    model = model_with(tmp_path, "\nevaluator = create()\nlimit = 4\n")
+    assert loaded(model, "evaluator:evaluator") == "first second"
+    told = loaded(model, "evaluator:evaluator", kwargs={"params": ["x"]})
+    assert "evaluator:evaluator is an evaluator and takes no arguments" in told
+    told = loaded(model, "evaluator:limit")
+    assert "neither an evaluator nor a callable that returns one: it is of type int" in told
+
+
+def test_evaluator_that_does_not_exist_is_told_with_what_there_is(tmp_path: Path) -> None:
+    model = model_with(tmp_path, "\nready = create()\n\ndef _helper(): pass\n")
+    told = loaded(model, "evaluator:make")
+    assert told.startswith("evaluator:make does not exist: evaluator has no 'make', it has")
+    assert "has create, ready, Model. " in told
+
+
+@pytest.mark.parametrize(
+    ("imported", "told"),
+    [
+        ("morphio_of_mine", "The package morphio_of_mine is missing where the model is evaluated"),
+        ("channels", "It is in 'code' of the model: name that with --search"),
+        ("numpy.of_mine", "The installed numpy has no such module"),
+    ],
+)
+def test_module_that_is_missing_is_told_with_what_to_do(
+    tmp_path: Path, imported: str, told: str
+) -> None:
+    model = model_with(tmp_path, f"\nimport {imported}\n")
+    (model / "code").mkdir()
+    (model / "code" / "channels.py").touch()
+    said = loaded(model, "evaluator:create")
+    assert f"ModuleNotFoundError: No module named '{imported}' (evaluator.py, line " in said
+    assert told in said
+    assert ("docs/models.md, 'Packages a model needs'" in said) == ("morphio" in imported)
+
+
+def test_evaluators_module_that_is_elsewhere_is_told_with_its_directory(tmp_path: Path) -> None:
+    model = write_model(tmp_path / "model")
+    (model / "code").mkdir()
+    (model / "evaluator.py").rename(model / "code" / "evaluator.py")
+    assert "It is in 'code' of the model" in loaded(model, "evaluator:create")
+    assert loaded(model, "evaluator:create", search=("code",)) == "first second"
+    assert "Name a module of the model with --evaluator" in loaded(model, "evaluators:create")
+
+
+def test_cause_in_a_models_code_is_the_innermost_with_its_file(tmp_path: Path) -> None:
+    more = """
+    def read():
+        open("morph/cell.asc")
+
+    def create_wrapped():
+        try:
+            read()
+        except OSError as error:
+            raise RuntimeError("no cell") from error
+    """
+    told = loaded(model_with(tmp_path, more), "evaluator:create_wrapped")
+    assert "does not build its evaluator: FileNotFoundError: " in told
+    assert "'morph/cell.asc' (evaluator.py, line " in told
+
+
+def test_bounds_that_cannot_be_used_are_refused_by_name(tmp_path: Path) -> None:
+    more = """
+    def create_bounds():
+        made = create()
+        made.params = [
+            bluepyopt.parameters.Parameter(name, bounds=bounds)
+            for name, bounds in {
+                "absent": None, "equal": (1.0, 1.0), "upside_down": (2.0, 1.0),
+                "no_number": (math.nan, 1.0), "right": (0.0, 1.0),
+            }.items()
+        ]
+        return made
+    """
+    told = loaded(model_with(tmp_path, more), "evaluator:create_bounds")
+    assert (
+        "has parameters without usable bounds: absent (none), equal (1 to 1 are equal),"
+        " upside_down (2 to 1 are reversed), no_number (nan to 1). Give each"
+    ) in told
+
+
+@pytest.mark.parametrize(
+    ("bounds", "told"),
+    [
+        ((0, 1), ""),
+        ((-1e-12, 0.0), ""),
+        ((None, 1.0), "g (None to 1.0)"),
+        (("low", 1.0), "g ('low' to 1.0)"),
+        ((0.0, float("inf")), "g (0 to inf)"),
+    ],
+)
+def test_bounds_are_two_finite_numbers(bounds: tuple[Any, Any], told: str) -> None:
+    found = SimpleNamespace(name="g", lower_bound=bounds[0], upper_bound=bounds[1])
+    assert _wrong_bounds(found) == told
+
+
+def test_description_with_penalties_that_are_no_numbers_is_json_and_comes_back() -> None:
+    whole = Unit("whole", (), (0, 1, 2))
+    penalties = (float("nan"), float("inf"), 250.0)
+    made = Description((), ("a", "b", "c"), penalties, whole, (whole,), {})
+    assert made.as_json()["penalties"] == ["nan", "inf", 250.0]
+    told = json.loads(json.dumps(made.as_json(), allow_nan=False))
+    assert repr(Description.from_json(told)) == repr(made)
+
+
+def test_environment_of_a_model_has_nrnivmodl_and_no_mechanisms_of_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import shutil
+
+    monkeypatch.setenv("PATH", "/usr/bin:/bin")
+    monkeypatch.setenv("NRN_NMODL_PATH", "/somewhere")
+    environment = without_display()
+    assert shutil.which("nrnivmodl", path=environment["PATH"])
+    assert "NRN_NMODL_PATH" not in environment
+
+
+def test_cache_that_is_relative_is_where_the_program_was_started(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("NEUROFLEET_CACHE", "models")
+    monkeypatch.chdir(tmp_path)
+    assert host_cache.cache_directory() == tmp_path / "models"
+    monkeypatch.chdir("/")
+    assert host_cache.cache_directory() == tmp_path / "models"
+    assert os.environ["NEUROFLEET_CACHE"] == str(tmp_path / "models")
+
+
+def test_versions_of_what_decides_a_score_are_compared() -> None:
+    assert set(host_cache.versions()) >= {"neuron", "bluepyopt", "efel", "numpy", "scipy"}
