@@ -204,6 +204,7 @@ def resolve(file: Path, fleet: Path, before: str) -> str:
         "pip",
         "compile",
         "--quiet",
+        "--no-cache",
         "--no-config",
         "--no-header",
         "--no-annotate",
