@@ -138,6 +138,22 @@ def test_status_that_is_damaged_is_told_in_one_line(tmp_path: Path, text: str) -
         status.read(tmp_path)
 
 
+def test_status_of_another_version_is_no_damage(tmp_path: Path) -> None:
+    (tmp_path / "status.json").write_text('{"schema_version": 2, "state": "running"}')
+    with pytest.raises(RunDirectoryError, match="schema_version 2, this program knows 1") as told:
+        status.read(tmp_path)
+    assert "damaged" not in str(told.value)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "says"),
+    [(-3, "0 s"), (0.4, "0 s"), (119, "119 s"), (150, "2 min"), (8000, "2 h 13 min"),
+     (3 * 86400 + 5, "3 days")],
+)  # fmt: skip
+def test_length_of_time_is_said_as_people_say_it(seconds: float, says: str) -> None:
+    assert status.plain_time(seconds) == says
+
+
 def test_status_of_what_is_no_run_directory_is_told(tmp_path: Path) -> None:
     with pytest.raises(RunDirectoryError, match="No such file"):
         status.read(tmp_path)

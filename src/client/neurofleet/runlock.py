@@ -12,6 +12,8 @@ import filelock
 from neurofleet.errors import RunDirectoryError
 from neurofleet.files import open_plain, user_name
 
+#: The lock, and who has it.
+LOCK, HOLDER = "scores.lock", "scores.holder"
 #: What is read of who holds a directory [bytes].
 LONGEST_HOLDER = 500
 
@@ -27,8 +29,8 @@ class RunLock:
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
-        self._lock = filelock.FileLock(directory / "scores.lock")
-        self._holder = directory / "scores.holder"
+        self._lock = filelock.FileLock(directory / LOCK)
+        self._holder = directory / HOLDER
 
     def acquire(self) -> None:
         """Take the directory, without waiting.

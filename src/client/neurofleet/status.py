@@ -17,9 +17,19 @@ from types import TracebackType
 from typing import Any, Self
 
 from neurofleet.atomic import write_whole
-from neurofleet.errors import Interrupted, RunDirectoryError
+from neurofleet.errors import Interrupted, RunDirectoryError, one_line
 from neurofleet.farm import FarmState
-from neurofleet.files import count, dump_json, number, read_object, real, text
+from neurofleet.files import (
+    as_object,
+    count,
+    dump_json,
+    entries,
+    number,
+    read_object,
+    real,
+    text,
+    words,
+)
 from neurofleet.processes import is_running, start_of
 from neurofleet.rundir import RunDirectory
 
@@ -171,8 +181,15 @@ def read(directory: Path) -> dict[str, Any]:
     file = RunDirectory(directory).status
     try:
         told = read_object(file)
-        if told.get("schema_version") != SCHEMA_VERSION:
-            raise ValueError("it is of another version of neurofleet")
+        version = told.get("schema_version")
+        if version != SCHEMA_VERSION:
+            if isinstance(version, int) and "state" in told:
+                raise RunDirectoryError(
+                    f"{str(file)!r} has schema_version {version}, this program knows"
+                    f" {SCHEMA_VERSION}",
+                    remedy="Use the version of neurofleet that ran there",
+                )
+            raise ValueError("it has no schema_version that this program knows")
         state, host = text(told, "state"), text(told, "host")
         pid = count(told, "pid")
         start = None if told.get("pid_start") is None else count(told, "pid_start")
@@ -183,6 +200,7 @@ def read(directory: Path) -> dict[str, Any]:
                 count(told, name)
         if told.get("best") is not None:
             real(told, "best")
+        told["running"] = [_checked(one) for one in entries({"running": [], **told}, "running")]
         if host == socket.gethostname() and state not in ENDED and not is_running(pid, start):
             told["state"] = "killed"
     except OSError as error:
@@ -207,10 +225,41 @@ def line(told: Mapping[str, Any]) -> str:
     for kind in ("units", "items"):
         if told.get(f"{kind}_total"):
             parts.append(f"{told.get(f'{kind}_done')}/{told[f'{kind}_total']} {kind}")
+    if told.get("failed"):
+        parts.append(f"{told['failed']} item{'s' * (told['failed'] != 1)} failed")
     if told["state"] not in (*ENDED, "killed"):
+        if told.get("waiting_since") is not None:
+            parts[0] += f" for {plain_time(time.time() - told['waiting_since'])}"
         parts.append(f"{told.get('busy', 0)}/{told.get('engines', 0)} engines busy")
         parts.append(f"process {told['pid']} on {told['host']}")
     if told.get("best") is not None:
         parts.append(f"best {told['best']:.6g}")
-    parts.append(f"said {max(0.0, time.time() - told['updated']):.0f} s ago")
+    parts.append(f"updated {plain_time(time.time() - told['updated'])} ago")
+    if told["state"] == "failed" and told.get("why"):
+        parts.append(f"because: {one_line(str(told['why']))}")
     return ", ".join(parts)
+
+
+def plain_time(seconds: float) -> str:
+    """Return a length of time as people say it."""
+    whole = max(0, round(seconds))
+    if whole < 120:
+        return f"{whole} s"
+    if whole < 7200:
+        return f"{whole // 60} min"
+    if whole < 2 * 86400:
+        return f"{whole // 3600} h {whole % 3600 // 60} min"
+    return f"{whole // 86400} days"
+
+
+def _checked(one: Any) -> dict[str, Any]:
+    """Return a task that runs, which a person can be told."""
+    running = as_object(one)
+    number(running, "since")
+    for name in ("unit", "host"):
+        if name in running:
+            words(running, name)
+    for name in ("item", "last"):
+        if name in running:
+            count(running, name)
+    return running

@@ -208,15 +208,27 @@ def repair(run_dir: Path, without_host: tuple[str, ...]) -> None:
     )
 
 
-@cli.command(epilog=examples("neurofleet status neurofleet-runs/l5pc-seed42-offspring4"))
-@click.argument("run_dir", type=click.Path(path_type=Path))
+@cli.command(
+    epilog=examples(
+        "neurofleet status                     all runs that were started here",
+        "neurofleet status neurofleet-runs/l5pc-seed42-offspring4",
+    )
+)
+@click.argument("directory", metavar="[DIR]", default=".", type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
-def status(run_dir: Path, as_json: bool) -> None:
-    """Tell how far the run in RUN_DIR is."""
-    from neurofleet import status as known
+def status(directory: Path, as_json: bool) -> None:
+    """Tell how far the run in DIR is, or all runs in it, the newest first.
 
-    told = known.read(run_dir)
-    click.echo(dump_json(told, indent=2) if as_json else known.line(told))
+    A run that is under way has a line for each unit or item that an engine works on.
+    """
+    from neurofleet import overview
+
+    told = overview.look(directory)
+    if as_json:
+        click.echo(dump_json(told, indent=2))
+        return
+    for line in overview.lines(told):
+        click.echo(line)
 
 
 @cli.command(epilog=examples("neurofleet completion bash >> ~/.bashrc"))
