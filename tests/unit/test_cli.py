@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import json
 import os
 import pickle
-import signal
+import re
 import sqlite3
 import subprocess
 import sys
@@ -16,9 +15,17 @@ from pathlib import Path
 
 import pytest
 
-from neurofleet.cli.main import main
+import neurofleet
 from neurofleet.store import FILE
-from unit.support import MODELS, PURE_PYTHON, assert_refused, command, snapshot, write_model
+from unit.support import (
+    MODELS,
+    PURE_PYTHON,
+    assert_refused,
+    called,
+    command,
+    snapshot,
+    write_model,
+)
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -34,23 +41,8 @@ def optimise(
     evaluator: str = "evaluator:create",
 ) -> subprocess.CompletedProcess[str]:
     """Run ``neurofleet optimise`` in this process, where all is imported already."""
-    words = ["neurofleet", "optimise", model, "--evaluator", evaluator, *SMALL, *more]
-    out, err = io.StringIO(), io.StringIO()
-    kept = signal.getsignal(signal.SIGTERM), sys.argv
-    sys.argv = [str(word) for word in words]
-    try:
-        with (
-            contextlib.chdir(cwd),
-            contextlib.redirect_stdout(out),
-            contextlib.redirect_stderr(err),
-            pytest.raises(SystemExit) as ended,
-        ):
-            main()
-    finally:
-        signal.signal(signal.SIGTERM, kept[0])
-        sys.argv = kept[1]
-    assert isinstance(ended.value.code, int)
-    return subprocess.CompletedProcess(words, ended.value.code, out.getvalue(), err.getvalue())
+    words = ("optimise", model, "--evaluator", evaluator, *SMALL, *more)
+    return called("neurofleet", *words, cwd=cwd)
 
 
 @pytest.fixture(scope="module")
@@ -108,8 +100,6 @@ def test_help_of_every_command_shows_examples_and_exit_codes(
 @pytest.mark.parametrize("name", ["neurofleet", "opt_l5pc"])
 def test_version_tells_all_five(tmp_path: Path, name: str) -> None:
     import importlib.metadata
-
-    import neurofleet
 
     done = command(name, "--version", cwd=tmp_path)
     assert done.returncode == 0
@@ -189,6 +179,89 @@ def test_underscores_in_option_names_work_as_dashes(tmp_path: Path) -> None:
     )  # fmt: skip
     plan = json.loads(done.stdout)
     assert (plan["settings"]["offspring_size"], plan["max_ngen"]) == (5, 9)
+
+
+@pytest.mark.parametrize("words", [(), ("run",), ("slurm",)], ids=" ".join)
+def test_group_without_a_command_prints_its_help(tmp_path: Path, words: tuple[str, ...]) -> None:
+    done = called("neurofleet", *words, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == called("neurofleet", *words, "--help", cwd=tmp_path).stdout
+    assert "error" not in done.stderr.splitlines()[0]
+
+
+def test_optimize_is_optimise(tmp_path: Path) -> None:
+    words = (PURE_PYTHON, "--evaluator", "evaluator:create", "--dry-run")
+    told = [called("neurofleet", name, *words, cwd=tmp_path) for name in ("optimise", "optimize")]
+    assert told[0].returncode == 0
+    assert told[0].stdout == told[1].stdout
+    assert "  optimize " not in called("neurofleet", "--help", cwd=tmp_path).stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("optmise", "m"), "'optimise'?"),
+        (("run", "helo"), "Did you mean hello? There are hello, loo-forest"),
+        (("slurm", "scrip"), "'script'?"),
+        (("run", "hello", "--engine", "3"), "'--engines'?"),
+        (("slurm", "script", "--enginez", "4", "--", "opt_l5pc"), "'--engines'?"),
+    ],
+    ids=str,
+)
+def test_word_that_is_not_known_is_answered_with_the_nearest(
+    tmp_path: Path, words: tuple[str, ...], says: str
+) -> None:
+    assert_refused(called("neurofleet", *words, cwd=tmp_path), 2, "Did you mean", says)
+
+
+def test_underscores_in_names_of_workloads_work_as_dashes(tmp_path: Path) -> None:
+    done = called("neurofleet", "run", "loo_forest", "--help", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("optimise", "m", "--head", "u@h"), "--head comes first: neurofleet --head USER@HOST o"),
+        (("run", "hello", "--head=u@h"), "--head comes first: neurofleet --head USER@HOST run h"),
+        (("run", "--head", "u@h", "hello"), "neurofleet --head USER@HOST run ..."),
+        (("map", "m:f", "i.jsonl", "--head"), "neurofleet --head USER@HOST map ..."),
+        (("slurm", "script", "--engines", "2", "--head", "h", "--", "opt_l5pc"), "comes first"),
+        (("slurm", "script", "--engines=2", "--", "neurofleet", "--head", "h", "map"), "--head"),
+        (("--head", "u@h", "--head", "u@i", "run", "hello"), "--head is given twice"),
+        (("--head", "u@h", "run", "hello", "--head=u@i"), "--head is given twice"),
+        (("--head",), "--head names no host."),
+        (("--head", "", "run", "hello"), "--head names no host."),
+        (("--head=", "run", "hello"), "--head names no host."),
+        (("--head", " ", "run"), "--head names no host"),
+        (("--head", "run", "hello"), "--head names no host but 'run'. neurofleet --head USER@H"),
+        (("--head", "--json", "run"), "--head names no host but '--json'"),
+        (("--head", ":bin/neurofleet", "run"), "--head names no host"),
+    ],
+    ids=str,
+)
+def test_head_that_cannot_work_says_where_it_goes(
+    tmp_path: Path, words: tuple[str, ...], says: str
+) -> None:
+    assert_refused(called("neurofleet", *words, cwd=tmp_path), 2, says)
+
+
+def test_head_of_opt_l5pc_says_where_it_goes(tmp_path: Path) -> None:
+    done = called("opt_l5pc", "--start", "--head", "u@h", cwd=tmp_path)
+    assert_refused(done, 2, "--head comes first: neurofleet --head USER@HOST opt_l5pc ...")
+
+
+def test_head_gets_all_words_that_follow_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ssh = tmp_path / "ssh"
+    ssh.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    ssh.chmod(0o755)
+    monkeypatch.setenv("NEUROFLEET_SSH", str(ssh))
+    words = ("--head", "u@h", "slurm", "script", "--help", "--", "opt_l5pc", "--head", "x")
+    done = command("neurofleet", *words, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "neurofleet slurm script --help -- opt_l5pc --head x" in done.stdout
 
 
 # -- what is refused before anything is written --------------------------------------
@@ -557,3 +630,69 @@ def test_output_that_nobody_reads_ends_without_a_traceback(finished: Path) -> No
         capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
     assert done.stderr == ""
+
+
+#: No locale that knows more than ASCII, and no help for it.
+PLAIN_ASCII = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0", "COLUMNS": "1"}
+
+
+def test_names_that_the_terminal_cannot_show_are_printed_all_the_same(tmp_path: Path) -> None:
+    run = tmp_path / "Körnerzelle-\N{GREEK SMALL LETTER ALPHA}"
+    run.mkdir()
+    (run / "neurofleet-run.json").write_text(
+        '{"schema_version": 1, "name": "K\\u00f6rnerzelle \\u03b1", "state": "finished"}'
+    )
+    env = {**PLAIN_ASCII, "PYTHONIOENCODING": "iso8859-5", "TERM": ""}
+    done = command("neurofleet", "status", run, cwd=tmp_path, env=env)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == "K\\xf6rnerzelle \\u03b1: finished\n"
+    done = command("neurofleet", "status", "nö", cwd=tmp_path, env=env)
+    assert_refused(done, 2, "there is no directory")
+    for words in (("--help",), ("run", "loo-forest", "--help"), ("optimise", "--help")):
+        done = command("neurofleet", *words, cwd=tmp_path, env=env)
+        assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-", "> /dev/full"])
+def test_closed_streams_are_no_error_and_spoil_no_file(finished: Path, closed: str) -> None:
+    script = f"neurofleet optimise '{PURE_PYTHON}' --evaluator evaluator:create"
+    script += f" {' '.join(SMALL)} --run-dir run --json {closed}"
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    done = subprocess.run(
+        ["bash", "-c", script], cwd=finished, env={**os.environ, "PATH": path},
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert "Traceback" not in done.stderr
+    assert "Exception ignored" not in done.stderr
+    assert done.returncode == (1 if "full" in closed else 0), done.stderr
+    if "2>" not in closed and "full" not in closed:
+        assert "0 simulated, 6 from the store" in done.stderr
+    with contextlib.closing(sqlite3.connect(finished / "run" / FILE)) as db:
+        assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+        assert db.execute("SELECT count(*) FROM score").fetchone() == (5,)  # one twin
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_large_answer_that_is_cut_off_ends_without_a_word(tmp_path: Path, unbuffered: str) -> None:
+    for number in range(600):
+        run = tmp_path / "neurofleet-runs" / f"{number}-{'x' * 200}"
+        run.mkdir(parents=True)
+        (run / "neurofleet-run.json").write_text('{"schema_version": 1, "state": "finished"}')
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    done = subprocess.run(
+        ["bash", "-c", "neurofleet status --json | head -c 100 | wc -c; echo ${PIPESTATUS[0]}"],
+        cwd=tmp_path, env={**os.environ, "PATH": path, "PYTHONUNBUFFERED": unbuffered},
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert (done.stderr, done.stdout.split()) == ("", ["100", "1"])
+
+
+def test_no_command_waits_for_a_person() -> None:
+    source = Path(neurofleet.__file__).parent
+    asks = re.compile(r"\binput\(|getpass\(|click\.(prompt|confirm|getchar|pause)|sys\.stdin\.read")
+    found = {
+        path.relative_to(source).as_posix()
+        for path in source.rglob("*.py")
+        if asks.search(path.read_text())
+    }
+    assert not found

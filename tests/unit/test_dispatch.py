@@ -123,7 +123,7 @@ def test_farm_task_that_always_raises_fails_in_one_line_with_its_words(
         run(farm, [Task("bad", farm_tasks.fail, (str(log),))])
     told = str(caught.value)
     assert "ValueError: this cannot be done" in told
-    assert f"fail failed on {MOST_FAILURES} tries" in told
+    assert f"bad failed on {MOST_FAILURES} tries" in told, "the task, not the function in it"
     assert "\n" not in told
     assert len(log.read_text().splitlines()) == MOST_FAILURES
 

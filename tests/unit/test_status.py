@@ -145,16 +145,6 @@ def test_status_of_another_version_is_no_damage(tmp_path: Path) -> None:
     assert "damaged" not in str(told.value)
 
 
-def test_status_of_a_process_whose_number_was_used_again_is_killed(tmp_path: Path) -> None:
-    with Status(tmp_path, "l5pc"):
-        assert status.read(tmp_path)["state"] == "preparing"
-        told = content(tmp_path)
-        (tmp_path / "status.json").write_text(
-            json.dumps({**told, "started": 1e9, "updated": 1e9 + 5})
-        )
-        assert status.read(tmp_path)["state"] == "killed"
-
-
 @pytest.mark.parametrize(
     ("seconds", "says"),
     [(-3, "0 s"), (0.4, "0 s"), (119, "119 s"), (150, "2 min"), (8000, "2 h 13 min"),

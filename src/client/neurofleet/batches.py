@@ -265,7 +265,7 @@ def run_items(
         on_results(results)
 
     def failed(task: Task, failure: WorkloadFailed) -> None:
-        reason = failure.what.removeprefix("run_batch ")
+        reason = failure.what.removeprefix(f"{task.title} ")
         on_results({number: Result(Ended("lost", reason=reason), "", 0) for number in task.key})
 
     farm.run(batches, ended, failed)

@@ -392,7 +392,7 @@ class EngineFarm:
                 else f"failed on {limit} tries"
             )
             failure = WorkloadFailed(
-                f"{task.function.__name__} {how}: {remote_failure(error).what}",
+                f"{task.title} {how}: {remote_failure(error).what}",
                 remedy="Look at the engines' logs, then run the same command again;"
                 " what was scored is kept",
             )

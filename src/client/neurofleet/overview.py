@@ -15,12 +15,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from neurofleet import status
 from neurofleet.errors import RunDirectoryError
 from neurofleet.files import open_plain
 from neurofleet.model import RUN_MARKER
+from neurofleet.processes import is_running
 from neurofleet.rundir import RunDirectory
 from neurofleet.runlock import HOLDER, LOCK, LONGEST_HOLDER
 
@@ -169,7 +168,7 @@ def _holder(directory: Path) -> str:
     except OSError:
         return ""
     found = re.match(r"process (\d+) of .* on (\S+), since ", text)
-    if found and found[2] == socket.gethostname() and not psutil.pid_exists(int(found[1])):
+    if found and found[2] == socket.gethostname() and not is_running(int(found[1]), None):
         return ""
     return text
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib.metadata
-import io
 import os
 import re
 import shlex
@@ -17,6 +17,7 @@ from typing import Any, ClassVar, TypeVar, cast
 import click
 
 from neurofleet import __version__, safe_point
+from neurofleet.cli import streams
 from neurofleet.errors import FleetError, Interrupted, UsageError, one_line
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -66,28 +67,44 @@ version_option = click.option(
 )
 
 
+class Commands(click.Group):
+    """A group of commands; one may have a second spelling."""
+
+    #: Spellings that are not listed.
+    SPELLINGS: ClassVar = {"optimize": "optimise"}
+
+    def get_command(self, context: click.Context, name: str) -> click.Command | None:
+        """Find a command."""
+        return super().get_command(context, self.SPELLINGS.get(name, name))
+
+
 def run(command: click.Command, program: str) -> None:
     """Run a command; every error is one line on stderr and a documented exit code."""
+    run_call(lambda: command.main(prog_name=program, standalone_mode=False))
+
+
+def run_call(call: Callable[[], Any]) -> None:
+    """Run what a program does, as ``run`` does; its exit code is what ``call`` returns."""
+    streams.make_usable()
     safe_point.listen()
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="surrogateescape")  # names of files are bytes
     try:
-        code = command.main(prog_name=program, standalone_mode=False)
+        code = call()
     except Interrupted as stop:  # what was asked for has been done
         click.echo(one_line(str(stop)), err=True)
         code = stop.exit_code
     except FleetError as error:
         code = _say(str(error), error.exit_code)
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        code = error.exit_code
     except click.ClickException as error:
-        context = getattr(error, "ctx", None)
-        hint = f" See {context.command_path} --help." if context is not None else ""
-        code = _say(f"{error.format_message().rstrip('.')}.{hint}", UsageError.exit_code)
+        code = _say(_usage(error), UsageError.exit_code)
     except (KeyboardInterrupt, click.Abort):
         code = _say(
             "interrupted. What was scored is kept; run the same command again to go on", 130
         )
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        streams.forget()
         code = 1
     except OSError as error:
         where = f" ({error.filename})" if error.filename else ""
@@ -101,7 +118,21 @@ def run(command: click.Command, program: str) -> None:
             " what NEUROFLEET_DEBUG=1 prints.",
             1,
         )
-    sys.exit(code if isinstance(code, int) else 0)
+    unread = streams.flush()
+    sys.exit((code if isinstance(code, int) else 0) or unread)
+
+
+def _usage(error: click.ClickException) -> str:
+    """Return what click says about a wrong command, and where help is."""
+    context = getattr(error, "ctx", None)
+    path = context.command_path if context is not None else ""
+    if isinstance(error, click.NoSuchOption) and error.option_name == "--head":
+        called = path.removeprefix("neurofleet ").removeprefix("neurofleet")
+        text = f"--head comes first: neurofleet --head USER@HOST {called}".rstrip() + " ..."
+    else:
+        text = error.format_message().rstrip(".")
+        text += "" if text.endswith("?") else "."
+    return f"{text} See {path} --help." if path else text
 
 
 def typed() -> str:
@@ -269,5 +300,6 @@ def run_options(command: Command) -> Command:
 
 
 def _say(text: str, code: int) -> int:
-    click.echo(f"error: {one_line(text)}", err=True)
+    with contextlib.suppress(OSError):  # nobody reads it
+        click.echo(f"error: {one_line(text)}", err=True)
     return code

@@ -11,10 +11,13 @@ import shlex
 import signal
 import subprocess
 import sys
+from collections.abc import Collection, Sequence
 from pathlib import PurePosixPath
 
 from neurofleet.errors import EnginesUnreachable, UsageError
 
+#: What a person should type.
+FORM = "neurofleet --head USER@HOST"
 #: Programs that may be named as the command; anything else is a command of the first one.
 PROGRAMS = ("neurofleet", "opt_l5pc")
 #: Where a command that reads no terminal ends: with its standard input (ours closes it).
@@ -27,15 +30,35 @@ UNTIL_EOF = (
 SSH_FAILED, NOT_FOUND = 255, 127
 
 
-def split(words: list[str]) -> tuple[str, list[str]] | None:
-    """Return the head and what is to run there, ``None`` if no head comes first."""
-    if words[:1] == ["--head"]:
-        if len(words) < 2:
-            raise UsageError("--head names no host", remedy="Give --head user@host COMMAND")
-        return words[1], words[2:]
-    if words and words[0].startswith("--head="):
-        return words[0].partition("=")[2], words[1:]
-    return None
+def split(words: Sequence[str], commands: Collection[str] = ()) -> tuple[str, list[str]]:
+    """Return the head and what is to run there.
+
+    Parameters
+    ----------
+    words : sequence of str
+        ``--head``, or ``--head=`` with its value, and what follows.
+    commands : collection of str
+        What is no host, but a command before which the host was forgotten.
+
+    Raises
+    ------
+    UsageError
+        No host is named, or more than one.
+    """
+    if words[0] == "--head":
+        head, command = "".join(words[1:2]), list(words[2:])
+    else:
+        head, command = words[0].partition("=")[2], list(words[1:])
+    host = head.partition(":")[0]
+    if not host.strip() or host.startswith("-") or host in commands:
+        called = f" but {head!r}" if head else ""
+        raise UsageError(f"--head names no host{called}", remedy=f"{FORM} COMMAND")
+    before = command[: command.index("--")] if "--" in command else command
+    if any(word == "--head" or word.startswith("--head=") for word in before):
+        raise UsageError(
+            "--head is given twice", remedy=f"It comes first, and once: {FORM} COMMAND"
+        )
+    return head, command
 
 
 def remote_command(program: str, words: list[str]) -> str:
@@ -65,8 +88,6 @@ def run_on_head(head: str, words: list[str]) -> int:
         The program is not there.
     """
     host, _, program = head.partition(":")
-    if not host or host.startswith("-"):
-        raise UsageError(f"{head!r} is no host", remedy="Give --head user@host COMMAND")
     program = program or PROGRAMS[0]
     command = remote_command(program, words)
     try:

@@ -11,9 +11,11 @@ import click
 
 from neurofleet.cli.common import (
     CONTEXT,
+    Commands,
     engine_options,
     examples,
     run,
+    run_call,
     run_options,
     typed,
     version_option,
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 
 
 @click.group(
+    cls=Commands,
     context_settings=CONTEXT,
     epilog=examples(
         "opt_l5pc --start --ipyparallel --offspring-size 4     BluePyOpt's L5PC example",
@@ -148,6 +151,7 @@ def optimise(
     """Optimise a model with BluePyOpt.
 
     The same command again goes on where the last one stopped; nothing is simulated twice.
+    It can be spelt optimize.
     """
     from neurofleet.cli.optimising import optimise_and_tell
     from neurofleet.evolution import Settings
@@ -270,18 +274,16 @@ cli.add_command(run_command)
 cli.add_command(slurm_command)
 
 
-@click.command("neurofleet", context_settings={"ignore_unknown_options": True})
-@click.argument("words", nargs=-1, type=click.UNPROCESSED)
-def on_head(words: tuple[str, ...]) -> int:
+def main() -> None:
+    """Entry point of ``neurofleet``."""
+    if sys.argv[1:2] and sys.argv[1].partition("=")[0] == "--head":
+        # Not click's: it would take the first -- and --help out of what is to run there.
+        run_call(lambda: _on_head(sys.argv[1:]))
+    run(cli, "neurofleet")
+
+
+def _on_head(words: list[str]) -> int:
     """Run what follows ``--head`` there."""
     from neurofleet.cli.head import run_on_head, split
 
-    found = split(list(words))
-    assert found is not None
-    return run_on_head(*found)
-
-
-def main() -> None:
-    """Entry point of ``neurofleet``."""
-    elsewhere = sys.argv[1:2] and sys.argv[1].partition("=")[0] == "--head"
-    run(on_head if elsewhere else cli, "neurofleet")
+    return run_on_head(*split(words, commands=(*cli.commands, *Commands.SPELLINGS)))

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import click
 
-from neurofleet.cli.common import examples
+from neurofleet.cli.common import Commands, examples
+from neurofleet.errors import UsageError
 
 
 @click.group(
     "slurm",
+    cls=Commands,
     epilog=examples("neurofleet slurm script --engines 64 -- neurofleet optimise my_model ..."),
 )
 def slurm_command() -> None:
@@ -17,7 +19,7 @@ def slurm_command() -> None:
 
 @slurm_command.command(
     "script",
-    context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
+    context_settings={"allow_interspersed_args": False},
     epilog=examples(
         "neurofleet slurm script --engines 64 --partition normal --time 4:00:00 -- \\",
         "    opt_l5pc --start --offspring-size 64 --max-ngen 50 > l5pc.sh",
@@ -59,5 +61,11 @@ def script_command(
     from neurofleet.backends.slurm import SlurmRequest
     from neurofleet.backends.slurm_script import ScriptRequest, script
 
+    if any(word.partition("=")[0] == "--head" for word in command):
+        raise UsageError(
+            "a batch script cannot go to another machine with --head",
+            remedy="Leave it out of the command, or make the script there: neurofleet --head"
+            " USER@HOST slurm script ...",
+        )
     request = SlurmRequest(partition, time, account, slurm_option)
     click.echo(script(ScriptRequest(command, engines, request, module, stop_before)), nl=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import math
 import sys
 from dataclasses import asdict
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from neurofleet.cli.common import engine_options, examples
+from neurofleet.cli.common import Commands, engine_options, examples
 from neurofleet.errors import UsageError
 from neurofleet.files import dump_json
 
@@ -19,18 +20,21 @@ if TYPE_CHECKING:
     from neurofleet.backends.choice import EngineChoice
 
 
-class _Workloads(click.Group):
+class _Workloads(Commands):
     def resolve_command(
         self, context: click.Context, arguments: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Find a workload, or say which ones there are."""
-        if arguments and self.get_command(context, arguments[0]) is None:
+        try:
+            return super().resolve_command(context, arguments)
+        except click.exceptions.NoSuchCommand as error:
+            near = difflib.get_close_matches(arguments[0], self.commands, n=1)
+            nearest = f"Did you mean {near[0]}? " if near else ""
             raise UsageError(
                 f"there is no workload {arguments[0]!r}",
-                remedy=f"There are {', '.join(sorted(self.commands))}; neurofleet map runs a"
-                " function of your own",
-            )
-        return super().resolve_command(context, arguments)
+                remedy=f"{nearest}There are {', '.join(sorted(self.commands))}; neurofleet map"
+                " runs a function of your own",
+            ) from error
 
 
 @click.group(
