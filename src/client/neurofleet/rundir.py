@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import json
 import os
 import platform
 import reprlib
@@ -30,7 +29,7 @@ from typing import Any
 
 from neurofleet import __version__
 from neurofleet.errors import RunDirectoryError
-from neurofleet.files import number, read_object, text, user_name, words
+from neurofleet.files import count, dump_json, number, read_object, text, user_name, words
 from neurofleet.model import RUN_MARKER
 
 SCHEMA_VERSION = 1
@@ -184,7 +183,7 @@ class RunDirectory:
     def write_about(self, about: Mapping[str, Any]) -> None:
         """Write what is run here, whole or not at all."""
         write_whole(
-            self.about, json.dumps({"schema_version": SCHEMA_VERSION, **about}, indent=2).encode()
+            self.about, dump_json({"schema_version": SCHEMA_VERSION, **about}, indent=2).encode()
         )
 
 
@@ -196,6 +195,8 @@ def _check_about(about: Mapping[str, Any]) -> None:
     for name in ("model", "settings", "versions", "machine", "description", "engines", "units"):
         if not isinstance(about.get(name, {}), dict):
             raise ValueError(f"{name!r} is {reprlib.repr(about[name])}, not an object")
+    if about.get("generations_done") is not None:
+        count(about, "generations_done")
     for name in ("started", "ended"):
         if about.get(name) is not None:
             number(about, name)

@@ -22,6 +22,10 @@ WHOLE = "whole"
 #: BluePyOpt's own penalty for a feature that cannot be computed
 #: (``max_score`` of ``bluepyopt.ephys.efeatures.eFELFeature``).
 DEFAULT_PENALTY = 250.0
+#: How the reason of an objective begins that raised because its recordings are not there ...
+NOTHING_RECORDED = "nothing was recorded"
+#: ... which is what these tell; another exception is the objective's own.
+WITHOUT_RECORDING = (TypeError, AttributeError, LookupError)
 
 
 @dataclass(frozen=True)
@@ -151,10 +155,16 @@ class _Guarded:
         try:
             return self._objective.calculate_score(responses)  # type: ignore[no-any-return]
         except Exception as error:
-            self._raised.append(
-                f"objective {self._objective.name}: {type(error).__name__}: {error}"
-            )
+            told = f"{type(error).__name__}: {error}"
+            if isinstance(error, WITHOUT_RECORDING) and self._lacks_recording(responses):
+                told = f"{NOTHING_RECORDED} ({told})"
+            self._raised.append(f"objective {self._objective.name}: {told}")
             return self._penalty
+
+    def _lacks_recording(self, responses: Any) -> bool:
+        """Tell whether something that the objective reads was not recorded."""
+        names = _names_read_by(self._objective) or set(responses)
+        return any(responses.get(name) is None for name in names)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._objective, name)

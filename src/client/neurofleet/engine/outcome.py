@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
 from neurofleet.files import as_object, count, entries, real, text, texts
 from neurofleet.units import Unit
+
+#: What Python writes of numbers that JSON has not.
+NOT_FINITE = ("nan", "inf", "-inf")
 
 
 class Outcome(NamedTuple):
@@ -75,8 +79,12 @@ class Description:
     versions: Mapping[str, str]
 
     def as_json(self) -> dict[str, Any]:
-        """Return the JSON form; ``from_json`` is its inverse."""
-        return asdict(self)
+        """Return the JSON form; ``from_json`` is its inverse.
+
+        A penalty that is not finite, which JSON has not, is a text such as ``"inf"``.
+        """
+        penalties = [value if math.isfinite(value) else str(value) for value in self.penalties]
+        return {**asdict(self), "penalties": penalties}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Description:
@@ -95,7 +103,8 @@ class Description:
             return Unit(text(item, "name"), texts(item, "protocols"), tuple(numbers))
 
         penalties = [
-            real({"penalties": value}, "penalties") for value in entries(data, "penalties")
+            float(value) if value in NOT_FINITE else real({"penalties": value}, "penalties")
+            for value in entries(data, "penalties")
         ]
         if len(penalties) != len(objectives):
             raise ValueError("'penalties' are not as many as 'objectives'")
