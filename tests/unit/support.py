@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from textwrap import dedent
+from typing import Any
 
 from neurofleet.engine.outcome import Outcome
 from neurofleet.model import EvaluatorSpec
@@ -59,6 +60,15 @@ def write_model(
 def an_outcome(scores: tuple[float, ...] = (1.5, 2.5), status: str = "ok") -> Outcome:
     reason = "" if status == "ok" else "because"
     return Outcome(status, scores, reason, 1_760_000_000.25, 3.5, "somewhere", 4711)
+
+
+def scored(parameter: float, *scores: float) -> Any:
+    """Return an individual of BluePyOpt's with one parameter and its scores."""
+    from bluepyopt.deapext.optimisations import WSListIndividual
+
+    individual = WSListIndividual([float(parameter)], obj_size=len(scores))
+    individual.fitness.values = scores
+    return individual
 
 
 def command(

@@ -17,6 +17,7 @@ from neurofleet.engine import host_cache
 from neurofleet.errors import RunDirectoryError
 from neurofleet.evolution import Settings, State
 from neurofleet.farm import FarmState
+from neurofleet.findings import Findings
 from neurofleet.optimise import Result, optimise
 from neurofleet.request import Request
 from neurofleet.scoring import Progress
@@ -39,7 +40,7 @@ class Silent:
 
     def progress(self, progress: Progress) -> None: ...
 
-    def generation(self, state: State) -> None:
+    def generation(self, state: State, _found: Findings) -> None:
         self.generations.append(state.generation)
 
 
@@ -106,7 +107,9 @@ def test_optimise_leaves_the_callers_directory_and_path_as_they_were(model: Path
 
 
 def test_continue_nothing_is_refused(model: Path) -> None:
-    with pytest.raises(RunDirectoryError, match=r"nothing to continue.*Use --start") as caught:
+    with pytest.raises(
+        RunDirectoryError, match=r"nothing to continue.*Leave --continu out"
+    ) as caught:
         run(model, "run", go_on=True)
     assert caught.value.exit_code == 2
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import os
 import pty
 import re
@@ -12,20 +13,26 @@ import sys
 import time
 from pathlib import Path
 
-import deap.tools
 import pytest
 
 from neurofleet.evolution import State
 from neurofleet.farm import FarmState
+from neurofleet.findings import Findings
 from neurofleet.progress import Watcher
 from neurofleet.scoring import Progress
-from unit.support import an_outcome
+from unit.support import an_outcome, scored
 
 
-def a_state(generation: int, best: float = 1.5) -> State:
-    logbook = deap.tools.Logbook()
-    logbook.record(gen=generation, nevals=4, avg=best + 1, std=0.5, min=best, max=best + 2)
-    return State(generation, [], [], None, None, logbook, None, ["x"])
+def a_state(generation: int) -> State:
+    return State(generation, [], [], None, None, None, None, ["x"])
+
+
+def found(best: float, *population: float) -> Findings:
+    """What a run has found whose best is of an earlier generation."""
+    findings = Findings(["a"])
+    findings.add([scored(0.5, best)], [scored(0.5, best)])
+    findings.add([scored(x, value) for x, value in enumerate(population)], [scored(0.5, best)])
+    return findings
 
 
 def step(done: int, status: str = "ok", generation: int = 1) -> Progress:
@@ -36,12 +43,25 @@ def test_watcher_without_terminal_tells_each_generation_in_a_plain_line(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     with Watcher("l5pc", 3) as watcher:
-        watcher.generation(a_state(2))
+        watcher.generation(a_state(2), found(1.5, 1.75, 3.25))
     told = capsys.readouterr()
     assert told.out == ""
-    assert told.err.startswith("generation 2/3: best 1.5, mean 2.5, 0:00:0")
+    assert told.err.startswith(
+        "generation 2/3: best 1.5, population minimum 1.75, mean 2.5, 0:00:0"
+    )
     assert "\x1b" not in told.err
     assert len(told.err.splitlines()) == 1
+
+
+def test_watcher_generation_with_scores_that_are_not_finite_says_how_many_do_not_count(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with Watcher("l5pc", 3) as watcher:
+        watcher.generation(a_state(2), found(1.5, math.nan, 2.0, math.inf, 3.0))
+        watcher.generation(a_state(3), found(math.nan, math.nan))
+    some, none = capsys.readouterr().err.splitlines()
+    assert "best 1.5, population minimum 2, mean 2.5 (without 2 of 4, whose sum is" in some
+    assert "best not finite, population minimum not finite, mean not finite" in none
 
 
 def test_watcher_without_terminal_does_not_flood(capsys: pytest.CaptureFixture[str]) -> None:
@@ -79,13 +99,13 @@ def test_watcher_line_of_a_path_with_brackets_is_told_as_it_is(
 
 SCRIPT = """
 import time
-from unit.test_progress import FarmState, Progress, Watcher, a_state, step
+from unit.test_progress import FarmState, Progress, Watcher, a_state, found, step
 with Watcher("l5pc", 3) as watcher:
     watcher.farm(FarmState(4, 3, None))
     watcher.progress(Progress(1, 0, 16, 0, None, ""))
     time.sleep(1.2)
     watcher.progress(step(8, "crashed"))
-    watcher.generation(a_state(1))
+    watcher.generation(a_state(1), found(1.5, 1.75, 3.25))
     time.sleep(0.6)
     if {fails}:
         raise KeyboardInterrupt
@@ -123,5 +143,5 @@ def test_watcher_in_a_real_terminal_shows_the_live_view_and_gives_the_cursor_bac
     text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", raw)
     for words in ("1 of 3", "3 busy of 4", "8 of 16", "units a minute", "penalised", "left"):
         assert words in text, text
-    assert "best 1.5, mean 2.5" in text
+    assert "best 1.5, population minimum 1.75, mean 2.5" in text
     assert raw.rindex("\x1b[?25h") > raw.rindex("\x1b[?25l")  # the cursor is shown again

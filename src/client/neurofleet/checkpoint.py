@@ -192,7 +192,8 @@ def belongs_elsewhere(
     if own["model"] != identity["model"]:
         return f"it is of model {own['model'][:12]}, this is model {identity['model'][:12]}"
     for name, version in identity["versions"].items():
-        if own["versions"].get(name) != version:
+        # What an earlier version of this program did not record is no difference.
+        if own["versions"].get(name) not in (None, version):
             return f"it was made with {name} {own['versions'].get(name)}, here is {version}"
     differing = [
         f"{name} {own['settings'].get(name)}"

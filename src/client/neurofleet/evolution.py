@@ -162,7 +162,8 @@ def evolve(
 
     def keep(generation: int, individuals: list[Any], evaluated: int) -> None:
         utils.update_history_and_hof(state.halloffame, state.history, individuals)
-        utils.record_stats(statistics, state.logbook, generation, individuals, evaluated)
+        with _as_they_are():
+            utils.record_stats(statistics, state.logbook, generation, individuals, evaluated)
 
     if resume is None:
         population = toolbox.population(n=settings.offspring_size)
@@ -192,13 +193,19 @@ def evolve(
         offspring = toolbox.variate(state.parents, toolbox, settings.cxpb, settings.mutpb)
         population = state.parents + offspring
         keep(generation, population, assign(generation, offspring))
-        state.parents = toolbox.select(population, settings.offspring_size)
+        with _as_they_are():
+            state.parents = toolbox.select(population, settings.offspring_size)
         upstream_logger.info(state.logbook.stream)
         state.population = population
         state.generation = generation
         state.rndstate = random.getstate()
         after_generation(state)
     return state
+
+
+def _as_they_are() -> np.errstate:
+    """Have numpy take scores that are NaN or infinite without a word; we say which they are."""
+    return np.errstate(invalid="ignore", divide="ignore", over="ignore")
 
 
 def _resumed(checkpoint: dict[str, Any], objectives: int) -> State:

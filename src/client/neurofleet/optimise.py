@@ -11,12 +11,13 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, Protocol
 
-from neurofleet import checkpoint, engines_for_model
+from neurofleet import checkpoint, engines_for_model, going_on
 from neurofleet.engine import host_cache, tasks
 from neurofleet.engine.outcome import Description, Outcome
-from neurofleet.errors import FleetError, Interrupted, RunDirectoryError
+from neurofleet.errors import FleetError, Interrupted, RunDirectoryError, one_line
 from neurofleet.evolution import State, evolve
 from neurofleet.farm import Farm, FarmState, Task
+from neurofleet.findings import Findings
 from neurofleet.model import Bundle, pack
 from neurofleet.report import write_report
 from neurofleet.request import Request
@@ -39,6 +40,9 @@ class Result:
     directory : RunDirectory
     state : State
         After the last generation.
+    found : Findings
+        Best individual, and scores that are not finite.
+    objectives : tuple of str
     simulated, from_store, penalised, verified : int
         Units simulated now, units found in the store, those of the former that got a
         penalty, and those that were scored twice with the same result.
@@ -47,6 +51,8 @@ class Result:
 
     directory: RunDirectory
     state: State
+    found: Findings
+    objectives: tuple[str, ...]
     simulated: int
     from_store: int
     penalised: int
@@ -66,16 +72,17 @@ class View(Protocol):
     def progress(self, progress: Progress) -> None:
         """A unit was scored."""
 
-    def generation(self, state: State) -> None:
+    def generation(self, state: State, found: Findings) -> None:
         """A generation is complete."""
 
 
 class _Reporting:
     """A view that keeps the run's ``status.json`` too."""
 
-    def __init__(self, view: View, status: Status) -> None:
+    def __init__(self, view: View, status: Status, generations: int) -> None:
         self._view = view
         self._status = status
+        self._generations = generations
         self.says = view.says
 
     def farm(self, state: FarmState) -> None:
@@ -91,12 +98,16 @@ class _Reporting:
         )
         self._view.progress(progress)
 
-    def generation(self, state: State) -> None:
-        record = state.logbook[-1]
+    def generation(self, state: State, found: Findings) -> None:
+        self._generations = max(self._generations, state.generation)
         self._status.tell(
-            generations_done=state.generation, best=float(record["min"]), mean=float(record["avg"])
+            generations_done=self._generations,
+            best=found.fitness,
+            population_min=found.population_min,
+            mean=found.population_mean,
+            not_finite=dict(found.not_finite),
         )
-        self._view.generation(state)
+        self._view.generation(state, found)
 
 
 @dataclass
@@ -106,17 +117,19 @@ class _Run:
     request: Request
     view: View
     bundle: Bundle = field(init=False)
+    directory: RunDirectory = field(init=False)
     description: Description = field(init=False)
     store: Store = field(init=False)
     scoring: Scoring = field(init=False)
     about: dict[str, Any] = field(init=False)
+    found: Findings = field(init=False)
+    #: What was there before.
+    before: going_on.Found = field(init=False)
     engines: dict[str, Any] = field(default_factory=dict)
-    #: Began from a checkpoint, so the store alone cannot replay it.
-    continued: bool = False
-
-    @property
-    def directory(self) -> RunDirectory:
-        return self.request.directory
+    #: Generations that are complete, counting an earlier run's.
+    generations: int = 0
+    #: Objectives that were named for scores that are not finite.
+    named: set[str] = field(default_factory=set)
 
     @property
     def checkpoint(self) -> Path:
@@ -124,12 +137,10 @@ class _Run:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What a checkpoint must match to be this run's."""
+        """What a checkpoint must match to be this run's; whether the store can replay it."""
         return {
-            "model": self.bundle.digest,
-            "versions": host_cache.versions(),
-            "settings": asdict(self.request.settings),
-            "continued": self.continued,
+            **going_on.identity(self.bundle.digest, self.request.settings),
+            "continued": self.before.resume is not None,
         }
 
 
@@ -143,19 +154,29 @@ def optimise(request: Request, view: View) -> Result:
     """
     run = _Run(request, view)
     run.bundle = pack(request.model, request.spec, exclude=request.exclude)
+    run.directory = request.directory_for(run.bundle.digest)
+    ours = run.bundle.digest, request.settings
+    if request.run_dir is None and run.directory.path != request.plain:
+        view.says(
+            f"{str(request.plain)!r} is a run of another model or of other settings; this one is"
+            f" in {str(run.directory.path)!r}"
+        )
     run.directory.create()
-    _refuse_other_run(run)
+    going_on.refuse_other_run(run.directory, *ours)
     with Store(run.directory.path, run.bundle.digest, host_cache.versions()) as run.store:
-        resume = _checked_checkpoint(run)
-        run.continued = resume is not None
-        with Status(run.directory.path, request.name) as status:
-            run.view = _Reporting(view, status)
+        # Once more: another run may have had the directory until now.
+        for remark in going_on.refuse_other_run(run.directory, *ours):
+            view.says(f"warning: {remark}")
+        run.before = _look(run)
+        run.generations = run.before.generations
+        with Status(run.directory.path, one_line(request.name)) as status:
+            run.view = _Reporting(view, status, run.generations)
             status.tell(max_ngen=request.max_ngen)
             try:
                 run.description = engines_for_model.describe(run.bundle)
                 if request.engines.backend != "serial":
                     tasks.close()  # the engines hold the model, this process need not
-                state = _evolve(run, resume)
+                state = _evolve(run)
                 report = _finish(run, state)
             finally:
                 tasks.close()
@@ -163,6 +184,8 @@ def optimise(request: Request, view: View) -> Result:
     return Result(
         run.directory,
         state,
+        run.found,
+        run.description.objectives,
         scoring.simulated,
         scoring.from_store,
         scoring.penalised,
@@ -171,8 +194,21 @@ def optimise(request: Request, view: View) -> Result:
     )
 
 
-def _evolve(run: _Run, resume: dict[str, Any] | None) -> State:
+def _look(run: _Run) -> going_on.Found:
+    """Return what there is to go on from."""
+    return going_on.look(
+        run.request,
+        run.directory,
+        run.bundle.digest,
+        lambda: [p.name for p in engines_for_model.describe(run.bundle).parameters],
+        has_scores=bool(run.store.durations()),
+    )
+
+
+def _evolve(run: _Run) -> State:
     request = run.request
+    objectives, resume = run.description.objectives, run.before.resume
+    run.found = Findings(objectives) if resume is None else Findings.of(resume, objectives)
     run.scoring = Scoring(
         run.bundle.digest,
         run.description,
@@ -182,6 +218,7 @@ def _evolve(run: _Run, resume: dict[str, Any] | None) -> State:
         unit_limit_s=request.unit_timeout_s,
         watch=run.view.progress,
         verify=request.verify,
+        allow_failing=request.allow_failing,
         score_here=lambda task: _score_here(run.bundle, task),
     )
 
@@ -193,9 +230,12 @@ def _evolve(run: _Run, resume: dict[str, Any] | None) -> State:
         return found
 
     def after_generation(state: State) -> None:
-        checkpoint.write(run.checkpoint, state.as_dict(), run.identity)
-        logging.getLogger("__main__").debug("Wrote checkpoint to %s", run.checkpoint)
-        run.view.generation(state)
+        # While finished generations are replayed, the file of the last one stays.
+        if state.generation >= run.before.kept:
+            checkpoint.write(run.checkpoint, state.as_dict(), run.identity)
+            logging.getLogger("__main__").debug("Wrote checkpoint to %s", run.checkpoint)
+        run.generations = max(run.generations, state.generation)
+        _tell(run, state)
 
     with _recorded(run), contextlib.closing(run.scoring):
         return evolve(
@@ -208,20 +248,34 @@ def _evolve(run: _Run, resume: dict[str, Any] | None) -> State:
         )
 
 
+def _tell(run: _Run, state: State) -> None:
+    """Tell the watcher what a generation has brought."""
+    run.found.add(state.population, state.halloffame)
+    for name, count in run.found.not_finite.items():
+        if name not in run.named:
+            run.named.add(name)
+            run.view.says(
+                f"warning: objective {one_line(name)} scores NaN or infinite for"
+                f" {count} individual{'s'[: count != 1]} up to generation {state.generation};"
+                " such scores are kept, as BluePyOpt keeps them"
+            )
+    run.view.generation(state, run.found)
+
+
 @contextlib.contextmanager
 def _recorded(run: _Run) -> Iterator[None]:
     """Keep in the run directory what is run, and how it ended."""
     request = run.request
     earlier = run.directory.read_about() or {}
     run.about = {
-        "name": request.name,
+        "name": one_line(request.name),
         "model": {
             "digest": run.bundle.digest,
             "directory": str(request.model.absolute()),
             "evaluator": run.bundle.spec.as_json(),
             "exclude": list(request.exclude),
         },
-        "versions": engines_for_model.versions(),
+        "versions": {**engines_for_model.versions(), **host_cache.versions()},
         "settings": {**asdict(request.settings), "max_ngen": request.max_ngen},
         "command": request.command,
         "machine": this_machine(),
@@ -233,6 +287,7 @@ def _recorded(run: _Run) -> Iterator[None]:
         "engines": earlier.get("engines", {}),
         "units": earlier.get("units", {}),
         "reported": earlier.get("reported"),
+        "generations_done": run.generations,
     }
     run.directory.write_about(run.about)
     state = "failed"
@@ -248,6 +303,7 @@ def _recorded(run: _Run) -> Iterator[None]:
         else:
             run.about["ended"] = earlier.get("ended")
         run.about["state"] = state
+        run.about["generations_done"] = run.generations
         run.about["engines"] = run.engines or run.about["engines"]
         run.about["units"] = _units(run)
         with contextlib.suppress(RunDirectoryError):
@@ -286,71 +342,10 @@ def _open_farm(run: _Run) -> Farm:
     return farm
 
 
-def _refuse_other_run(run: _Run) -> None:
-    """Raise if the run directory is another model's, other settings', other versions'."""
-    about = run.directory.read_about()
-    if about is None:
-        return
-    where = f"the run directory {str(run.directory.path)!r}"
-    elsewhere = "Name another with --run-dir; nothing was changed"
-    digest = about.get("model", {}).get("digest", "")
-    if digest != run.bundle.digest:
-        raise RunDirectoryError(
-            f"{where} is of model {digest[:12]}, this is model {run.bundle.digest[:12]}"
-            " (files, evaluator or arguments differ)",
-            remedy=elsewhere,
-        )
-    for what, ours in (
-        ("settings", asdict(run.request.settings)),
-        ("versions", host_cache.versions()),
-    ):
-        for name, value in ours.items():
-            theirs = about.get(what, {}).get(name)
-            if theirs != value:
-                raise RunDirectoryError(
-                    f"{where} was run with {name} {theirs}, this is {value}", remedy=elsewhere
-                )
-
-
-def _checked_checkpoint(run: _Run) -> dict[str, Any] | None:
-    """Refuse a checkpoint that is another run's; return the one to go on from, if any.
-
-    A run goes on from the store, which replays it without a simulation. A checkpoint
-    is needed only where there is no store: BluePyOpt's own, or one that was copied.
-    """
-    path = run.checkpoint
-    if not path.parent.is_dir():
-        raise RunDirectoryError(
-            f"there is no directory {str(path.parent)!r} to write the checkpoint into",
-            remedy="Make it, or name another file with --checkpoint",
-        )
-    has_scores = bool(run.store.durations())
-    if not path.exists():
-        if run.request.go_on and not has_scores:
-            raise RunDirectoryError(
-                f"there is nothing to continue: no checkpoint {str(path)!r} and no scores in"
-                f" {str(run.directory.path)!r}",
-                remedy="Use --start",
-            )
-        return None
-    state = checkpoint.read(path)
-    names = [p.name for p in engines_for_model.describe(run.bundle).parameters]
-    why = checkpoint.belongs_elsewhere(state, run.identity, names)
-    if why is None:
-        needed = state["neurofleet"].get("continued") or (run.request.go_on and not has_scores)
-        return state if needed else None
-    if run.request.go_on and "neurofleet" not in state and list(state["param_names"]) == names:
-        return state
-    raise RunDirectoryError(
-        f"the checkpoint {str(path)!r} is not this run's: {why}; it was left as it is",
-        remedy="Name another with --checkpoint, or --continu to go on from one of BluePyOpt's",
-    )
-
-
 def _finish(run: _Run, state: State) -> Path | None:
     if not run.request.report:
         return None
-    best = [float(value) for value in state.halloffame[0]]
+    best = [float(value) for value in run.found.best]
     directory = run.directory
     shown = {"generation": state.generation, "best": best}
     if run.about["reported"] != shown or run.scoring.simulated or not directory.report.exists():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from datetime import timedelta
-from typing import Any, Self
+from typing import Self
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -15,6 +15,7 @@ from rich.text import Text
 
 from neurofleet.evolution import State
 from neurofleet.farm import FarmState
+from neurofleet.findings import Findings, shown
 from neurofleet.progress_items import LINE_S
 from neurofleet.scoring import Progress
 from neurofleet.status import Patience
@@ -43,8 +44,7 @@ class Watcher:
         self._last_line = 0.0
         self._farm: FarmState | None = None
         self._progress: Progress | None = None
-        self._logbook: Any = None
-        self._generation = 0
+        self._found: Findings | None = None
         self._phase_started = (0, time.monotonic(), 0)  # generation, clock, units done then
         self._penalised = 0
         self._short = False
@@ -99,14 +99,11 @@ class Watcher:
             if progress.outcome is not None:
                 self.says(self._state_line())
 
-    def generation(self, state: State) -> None:
+    def generation(self, state: State, found: Findings) -> None:
         """A generation is complete."""
-        self._generation = state.generation
-        self._logbook = state.logbook
-        record = state.logbook[-1]
+        self._found = found
         self.says(
-            f"generation {record['gen']}/{self._max_ngen}: best {record['min']:.6g},"
-            f" mean {record['avg']:.6g}, {self._elapsed()}"
+            f"generation {state.generation}/{self._max_ngen}: {_fitness(found)}, {self._elapsed()}"
         )
 
     # -- rendering ----------------------------------------------------------------
@@ -157,10 +154,8 @@ class Watcher:
                 doing = "preparing" if self._farm.registered else "waiting for one"
                 engines = f"{doing}, {time.monotonic() - waiting:.0f} s"
             table.add_row("engines", engines)
-        if self._logbook:
-            record = self._logbook[-1]
-            fitness = f"best {record['min']:.6g}, mean {record['avg']:.6g}"
-            table.add_row("fitness", fitness)
+        if self._found is not None:
+            table.add_row("fitness", _fitness(self._found))
         if self._penalised:
             table.add_row("penalised", f"{self._penalised} units")
         table.add_row(
@@ -186,3 +181,14 @@ class Watcher:
 
     def _elapsed(self) -> str:
         return f"{timedelta(seconds=round(time.monotonic() - self._started))} elapsed"
+
+
+def _fitness(found: Findings) -> str:
+    """Return the best sum of scores so far, and what the last population's are."""
+    text = (
+        f"best {shown(found.fitness)}, population minimum {shown(found.population_min)},"
+        f" mean {shown(found.population_mean)}"
+    )
+    if found.unranked:
+        text += f" (without {found.unranked} of {found.population_size}, whose sum is not finite)"
+    return text

@@ -13,7 +13,6 @@ engines/             logs of engines that were started for this run
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import reprlib
@@ -29,7 +28,7 @@ from typing import Any
 from neurofleet import __version__
 from neurofleet.atomic import write_whole
 from neurofleet.errors import RunDirectoryError
-from neurofleet.files import number, read_object, text, user_name, words
+from neurofleet.files import count, dump_json, number, read_object, text, user_name, words
 from neurofleet.model import RUN_MARKER
 
 SCHEMA_VERSION = 1
@@ -193,7 +192,7 @@ class RunDirectory:
         RunDirectoryError
             It cannot be written.
         """
-        content = json.dumps({"schema_version": SCHEMA_VERSION, **about}, indent=2)
+        content = dump_json({"schema_version": SCHEMA_VERSION, **about}, indent=2)
         write_file(self.about, content.encode(), remedy=GO_ON)
 
 
@@ -205,6 +204,8 @@ def _check_about(about: Mapping[str, Any]) -> None:
     for name in ("model", "settings", "versions", "machine", "description", "engines", "units"):
         if not isinstance(about.get(name, {}), dict):
             raise ValueError(f"{name!r} is {reprlib.repr(about[name])}, not an object")
+    if about.get("generations_done") is not None:
+        count(about, "generations_done")
     for name in ("started", "ended"):
         if about.get(name) is not None:
             number(about, name)

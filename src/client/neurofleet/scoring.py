@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from neurofleet import failures
 from neurofleet.engine import tasks
 from neurofleet.engine.host_cache import versions_stamp
 from neurofleet.engine.outcome import Description, Outcome
@@ -95,6 +96,8 @@ class Scoring:
         another host where there is one.
     score_here : callable or None
         Scores a task in this process, as an arbiter between two hosts.
+    allow_failing : bool
+        Go on where an objective, or everything, fails for every individual.
     """
 
     def __init__(
@@ -109,6 +112,7 @@ class Scoring:
         watch: Callable[[Progress], None] = lambda _progress: None,
         verify: int = 0,
         score_here: Callable[[Task], Outcome] | None = None,
+        allow_failing: bool = False,
     ) -> None:
         self._digest = digest
         self._description = description
@@ -120,6 +124,8 @@ class Scoring:
         self._decision_file = decision_file
         self._verify = verify
         self._score_here = score_here
+        self._allow_failing = allow_failing
+        self._said: set[tuple[str, str]] = set()
         self._farm: Farm | None = None
         self._own: set[tuple[str, Individual]] = set()
         self.simulated = 0
@@ -150,7 +156,8 @@ class Scoring:
         Raises
         ------
         WorkloadFailed
-            No unit of any individual could be evaluated: the model is broken.
+            No unit of any individual could be evaluated, or one objective raises for every
+            individual of the first generation: the model is broken.
         """
         distinct = list(dict.fromkeys(individuals))
         if self.units is None:
@@ -160,6 +167,8 @@ class Scoring:
         wanted = [(unit, individual) for individual in distinct for unit in units]
         found = self._evaluate(generation, wanted)
         self._refuse_nonsense([(unit, found[unit.name, individual]) for unit, individual in wanted])
+        if generation == 1:
+            self._refuse_failing(units, distinct, found)
         scores: dict[Individual, list[float]] = {}
         for individual in distinct:
             values = [0.0] * len(self._description.objectives)
@@ -218,7 +227,7 @@ class Scoring:
             self.simulated += 1
             if outcome.status != "ok":
                 self.penalised += 1
-                logger.warning("unit %s: %s", unit_name, _in_short(outcome))
+                self._warn(unit_name, outcome)
             told = (len(found), len(wanted), self.simulated, outcome, unit_name)
             self._watch(Progress(generation, *told))
 
@@ -337,7 +346,10 @@ class Scoring:
             self._refuse_nonsense(outcomes)
             self._decide("whole", "no individual could be evaluated whole, so none was compared")
             return
-        self._decide("split", f"{compared} individual(s) gave the same bits whole and by units")
+        self._decide(
+            "split",
+            f"{compared} individual{'s'[: compared != 1]} gave the same bits whole and by units",
+        )
 
     def _decide(self, mode: str, why: str) -> None:
         self._keep_decision(mode, why)
@@ -361,28 +373,42 @@ class Scoring:
         known = self._remembered().get("durations", {})
         return {unit: mean for unit, (mean, _longest) in known.items()}
 
+    def _warn(self, unit: str, outcome: Outcome) -> None:
+        """Say what went wrong with a unit, each cause once."""
+        told = unit, failures.in_short(outcome)
+        if told not in self._said:
+            self._said.add(told)
+            logger.warning("unit %s: %s", *told)
+        if failures.wants_all():
+            logger.warning("unit %s: %s", unit, outcome.reason)
+
     def _refuse_nonsense(self, outcomes: Sequence[tuple[Unit, Outcome]]) -> None:
         """Stop when nothing at all works: an optimisation of penalties helps nobody."""
-        if outcomes and all(self._is_worthless(unit, outcome) for unit, outcome in outcomes):
-            _, first = outcomes[0]
-            raise WorkloadFailed(
-                f"no unit of any individual could be evaluated; the first: {_in_short(first)}",
-                remedy="Mend the model, or raise --unit-timeout if the simulations are that long;"
-                " then use a new --run-dir",
-            )
+        if self._allow_failing or not outcomes:
+            return
+        if all(self._is_worthless(unit, outcome) for unit, outcome in outcomes):
+            raise failures.nothing_works([outcome for _, outcome in outcomes])
+
+    def _refuse_failing(
+        self,
+        units: Sequence[Unit],
+        individuals: Sequence[Individual],
+        found: Mapping[tuple[str, Individual], Outcome],
+    ) -> None:
+        """Stop when an objective raises for every individual of the first generation."""
+        if self._allow_failing:
+            return
+        for unit in units:
+            outcomes = [found[unit.name, individual] for individual in individuals]
+            names = [self._description.objectives[index] for index in unit.objectives]
+            penalties = [self._description.penalties[index] for index in unit.objectives]
+            failures.refuse_always_failing(unit.name, names, penalties, outcomes)
 
     def _is_worthless(self, unit: Unit, outcome: Outcome) -> bool:
         """Tell whether an outcome is nothing but penalties of what failed."""
         penalties = [self._description.penalties[index] for index in unit.objectives]
-        return outcome.status != "ok" and list(outcome.scores) == penalties
+        return outcome.status != "ok" and pack_floats(outcome.scores) == pack_floats(penalties)
 
 
 def _bits(outcome: Outcome) -> tuple[str, bytes]:
     return outcome.status, pack_floats(outcome.scores)
-
-
-def _in_short(outcome: Outcome) -> str:
-    """Return what went wrong with a unit, for a log line."""
-    first, *more = outcome.reason.split("; objective ")
-    others = f" (and {len(more)} more objectives)" if more else ""
-    return f"{outcome.status}, {first[:300]}{others}"

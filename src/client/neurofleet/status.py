@@ -7,6 +7,7 @@ engines are tended. It is a convenience: a full disk does not end a run because 
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import socket
 import threading
@@ -39,6 +40,8 @@ COUNTS = (
     *("max_ngen", "generation", "generations_done", "simulated", "failed"),
     *("units_done", "units_total", "items_done", "items_total", "engines", "busy", "registered"),
 )
+#: Sums of scores: best so far, and of the last population; null where none is finite.
+FITNESS = ("best", "population_min", "mean")
 #: States of a run that is over.
 ENDED = ("finished", "interrupted", "failed")
 #: A change is written so soon, and no change is confirmed so often [s].
@@ -198,8 +201,15 @@ def read(directory: Path) -> dict[str, Any]:
         for name in COUNTS:
             if told.get(name) is not None:
                 count(told, name)
-        if told.get("best") is not None:
-            real(told, "best")
+        for name in FITNESS:
+            value = told.get(name)
+            if isinstance(value, float) and not math.isfinite(value):
+                told[name] = None  # as an earlier version wrote it
+            elif value is not None:
+                real(told, name)
+        not_finite = as_object(told.get("not_finite") or {})
+        for name in not_finite:
+            count(not_finite, name)
         told["running"] = [_checked(one) for one in entries({"running": [], **told}, "running")]
         if host == socket.gethostname() and state not in ENDED and not is_running(pid, start):
             told["state"] = "killed"
@@ -234,6 +244,11 @@ def line(told: Mapping[str, Any]) -> str:
         parts.append(f"process {told['pid']} on {told['host']}")
     if told.get("best") is not None:
         parts.append(f"best {told['best']:.6g}")
+        if told.get("population_min") not in (None, told["best"]):
+            parts[-1] += f" (population minimum {told['population_min']:.6g})"
+    if told.get("not_finite"):
+        names = ", ".join(f"{name} ({times})" for name, times in told["not_finite"].items())
+        parts.append(f"NaN or infinite scores: {names}")
     parts.append(f"updated {plain_time(time.time() - told['updated'])} ago")
     if told["state"] == "failed" and told.get("why"):
         parts.append(f"because: {one_line(str(told['why']))}")

@@ -24,6 +24,7 @@ from typing import Self
 
 from neurofleet.engine.outcome import Outcome
 from neurofleet.errors import FleetError, RunDirectoryError, WorkloadFailed
+from neurofleet.files import json_value
 from neurofleet.runlock import RunLock
 
 FORMAT = 1
@@ -99,13 +100,7 @@ class Store:
                 self._db = connect(self.path)
                 if fresh:
                     self._db.executescript(f"BEGIN; {SCHEMA} COMMIT;")
-                key = (model, json.dumps(dict(versions), sort_keys=True))
-                self._db.execute(
-                    "INSERT OR IGNORE INTO context (model, versions) VALUES (?,?)", key
-                )
-                self._context: int = self._db.execute(
-                    "SELECT id FROM context WHERE model = ? AND versions = ?", key
-                ).fetchone()[0]
+                self._context = _context_of(self._db, model, versions)
         except BaseException:
             self._end()
             raise
@@ -209,6 +204,25 @@ class Store:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _context_of(db: sqlite3.Connection, model: str, versions: Mapping[str, str]) -> int:
+    """Return the number under which the scores of a model and versions are kept.
+
+    An earlier version of this program recorded fewer versions: its scores go on, unless a
+    version that it did record is another.
+    """
+    key = (model, json.dumps(dict(versions), sort_keys=True))
+    exact = "SELECT id FROM context WHERE model = ? AND versions = ?"
+    if db.execute(exact, key).fetchone() is None:
+        older = db.execute("SELECT id, versions FROM context WHERE model = ?", key[:1])
+        for number, text in older.fetchall():
+            with contextlib.suppress(ValueError, AttributeError):
+                recorded = json_value(text)
+                if recorded and recorded.items() <= dict(versions).items():
+                    return int(number)
+    db.execute("INSERT OR IGNORE INTO context (model, versions) VALUES (?,?)", key)
+    return int(db.execute(exact, key).fetchone()[0])
 
 
 @contextlib.contextmanager

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import json
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from neurofleet.engine.warm_process import WarmProcess
-from neurofleet.files import read_object
+from neurofleet.files import dump_json, read_object
 from neurofleet.model import Bundle
 from neurofleet.rundir import GO_ON, RunDirectory, write_file
 
@@ -36,6 +37,17 @@ def simulate_traces(
         warm.close()
     if status != "ok":
         says(f"the traces could not be simulated: {told}")
-    found = {"responses": told, "reason": ""} if status == "ok" else {"reason": told}
-    text = json.dumps({"parameters": parameters, "status": status, **found})
+    found: dict[str, Any] = {"reason": told}
+    if status == "ok":
+        found = {"responses": told, "reason": "", "not_finite": _not_finite(told)}
+    text = dump_json({"parameters": parameters, "status": status, **found})
     write_file(directory.best, text.encode(), remedy=GO_ON)
+
+
+def _not_finite(responses: Mapping[str, Sequence[Sequence[float]]]) -> dict[str, int]:
+    """Return how many values of each recording are NaN or infinite, which JSON has not."""
+    counts = {
+        name: sum(not math.isfinite(value) for values in recording for value in values)
+        for name, recording in responses.items()
+    }
+    return {name: count for name, count in counts.items() if count}

@@ -288,6 +288,12 @@ def run_options(command: Command) -> Command:
             " the host that differs.",
         ),
         click.option(
+            "--allow-failing",
+            is_flag=True,
+            help="Go on with penalties where an objective raises for every individual of the"
+            " first generation.",
+        ),
+        click.option(
             "--report/--no-report",
             default=True,
             show_default=True,

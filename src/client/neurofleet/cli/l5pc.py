@@ -121,6 +121,7 @@ def opt_l5pc(
     run_dir: str | None,
     unit_timeout: float | None,
     verify: int,
+    allow_failing: bool,
     report: bool,
 ) -> None:
     """Optimise BluePyOpt's layer 5 pyramidal cell.
@@ -178,6 +179,8 @@ def opt_l5pc(
             go_on=continu and not start,
             unit_timeout_s=unit_timeout,
             verify=verify,
+            allow_failing=allow_failing,
+            begin="Use --start in place of --continu",
             report=report,
             command=typed(),
         )

@@ -119,10 +119,19 @@ def cli() -> None:
     metavar="FILE",
     help="BluePyOpt's checkpoint. [default: checkpoint.pkl in the run directory]",
 )
+@click.option(
+    "--continu",
+    is_flag=True,
+    help="Go on with a run or a checkpoint, which must exist; also with one of BluePyOpt's own.",
+)
 @engine_options
 @run_options
 @click.option("--name", help="Name for people. [default: MODEL_DIR's]")
-@click.option("--dry-run", is_flag=True, help="Print what would be run, and stop.")
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Print what would be run, or why it would be refused, and stop.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def optimise(
     model: Path,
@@ -139,10 +148,12 @@ def optimise(
     mutpb: float,
     cxpb: float,
     checkpoint: Path | None,
+    continu: bool,
     choice: EngineChoice,
     run_dir: str | None,
     unit_timeout: float | None,
     verify: int,
+    allow_failing: bool,
     report: bool,
     name: str | None,
     dry_run: bool,
@@ -167,8 +178,10 @@ def optimise(
         engines=choice,
         run_dir=Path(run_dir) if run_dir else None,
         checkpoint=checkpoint,
+        go_on=continu,
         unit_timeout_s=unit_timeout,
         verify=verify,
+        allow_failing=allow_failing,
         report=report,
         command=typed(),
         exclude=exclude,

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-import json
+import math
 import sys
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import click
 
-from neurofleet.errors import RunDirectoryError
-from neurofleet.files import texts, words
+from neurofleet.errors import RunDirectoryError, one_line
+from neurofleet.files import dump_json, texts, words
+from neurofleet.findings import Findings, best_words, not_finite_words
 from neurofleet.model import EvaluatorSpec, pack
 from neurofleet.optimise import Result, optimise
+from neurofleet.planning import plan
 from neurofleet.progress import Watcher
 from neurofleet.request import Request
 from neurofleet.rundir import RunDirectory
@@ -26,17 +27,24 @@ def optimise_and_tell(
 ) -> None:
     """Optimise, show progress on stderr, and print the outcome."""
     if dry_run:
-        click.echo(json.dumps(_plan(request), indent=2))
+        with contextlib.redirect_stdout(sys.stderr):
+            planned = plan(request)
+        click.echo(dump_json(planned, indent=2))
         return
     with Watcher(request.name, request.max_ngen, live=live) as watcher:
         # Libraries print (ipyparallel does of late results); stdout is for data only.
         with contextlib.redirect_stdout(sys.stderr):
             result = optimise(request, watcher)
+        for line in best_words(result.found, result.state.param_names, result.objectives):
+            watcher.says(one_line(line) if line[0] != " " else f"  {one_line(line)}")
+        remark = not_finite_words(result.found)
+        if remark:
+            watcher.says(f"warning: {one_line(remark)}")
         watcher.says(_summary(result))
         if result.report is not None:
             watcher.says(f"report: {result.report}")
     if as_json:
-        click.echo(json.dumps(_outcome(result), indent=2))
+        click.echo(dump_json(_outcome(result), indent=2))
 
 
 def trace_best(run_dir: Path) -> None:
@@ -66,13 +74,13 @@ def trace_best(run_dir: Path) -> None:
             f"the model in {str(where)!r} has changed since the run",
             remedy="Put its files back as they were",
         )
-    best = checkpoint.read(directory.checkpoint_of(about))["halloffame"]
-    if not len(best):
+    best = Findings.of(checkpoint.read(directory.checkpoint_of(about)), ()).best
+    if best is None:
         raise RunDirectoryError(
             f"the run in {str(run_dir)!r} has no best individual", remedy="Run its command again"
         )
     with Watcher(name, 0, live=False) as watcher:
-        simulate_traces(directory, bundle, [float(value) for value in best[0]], watcher.says)
+        simulate_traces(directory, bundle, [float(value) for value in best], watcher.says)
 
 
 def _summary(result: Result) -> str:
@@ -84,22 +92,10 @@ def _summary(result: Result) -> str:
     return f"{text}; run directory: {result.directory.path}"
 
 
-def _plan(request: Request) -> dict[str, Any]:
-    return {
-        "schema_version": 1,
-        "name": request.name,
-        "model": str(request.model),
-        "digest": pack(request.model, request.spec, exclude=request.exclude).digest,
-        "evaluator": request.spec.as_json(),
-        "settings": asdict(request.settings),
-        "max_ngen": request.max_ngen,
-        "engines": asdict(request.engines),
-        "run_dir": str(request.directory.path),
-    }
-
-
 def _outcome(result: Result) -> dict[str, Any]:
-    best = result.state.halloffame[0]
+    """Return what ``--json`` prints; a number that is not finite is null, and named beside."""
+    best = result.found.best
+    scores = [float(value) for value in best.fitness.values]
     return {
         "schema_version": 1,
         "run_dir": str(result.directory.path),
@@ -108,12 +104,24 @@ def _outcome(result: Result) -> dict[str, Any]:
         "from_store": result.from_store,
         "penalised": result.penalised,
         "verified": result.verified,
-        "logbook": [
-            {name: float(record[name]) for name in ("gen", "nevals", "avg", "std", "min", "max")}
-            for record in result.state.logbook
-        ],
+        "logbook": [_row(record) for record in result.state.logbook],
+        "not_finite": result.found.not_finite,
         "best": {
             "parameters": dict(zip(result.state.param_names, map(float, best), strict=True)),
-            "scores": [float(value) for value in best.fitness.values],
+            "fitness": result.found.fitness,
+            "objectives": list(result.objectives),
+            "scores": scores,
+            "not_finite": {
+                name: str(score)
+                for name, score in zip(result.objectives, scores, strict=True)
+                if not math.isfinite(score)
+            },
         },
     }
+
+
+def _row(record: dict[str, Any]) -> dict[str, Any]:
+    """Return BluePyOpt's record of a generation; what is not finite in it, as text, beside it."""
+    row = {name: float(record[name]) for name in ("gen", "nevals", "avg", "std", "min", "max")}
+    odd = {name: str(value) for name, value in row.items() if not math.isfinite(value)}
+    return {**row, **({"not_finite": odd} if odd else {})}

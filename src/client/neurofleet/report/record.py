@@ -15,6 +15,7 @@ from neurofleet import checkpoint
 from neurofleet.engine.outcome import Description
 from neurofleet.errors import RunDirectoryError, WorkloadFailed
 from neurofleet.files import read_object
+from neurofleet.findings import Findings
 from neurofleet.report import scores
 from neurofleet.rundir import RunDirectory
 from neurofleet.store import FILE as STORE_FILE
@@ -45,7 +46,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class Best:
-    """The best individual.
+    """The best individual of the whole run.
 
     Attributes
     ----------
@@ -53,15 +54,26 @@ class Best:
         In the model's own units.
     scores : tuple of float
         One per objective; lower is better.
+    not_finite : mapping
+        For objectives that had such scores: how many individuals scored NaN or infinite.
+    individuals : int
+        Distinct individuals that have been scored.
     """
 
     parameters: tuple[float, ...]
     scores: tuple[float, ...]
+    not_finite: Mapping[str, int] = field(default_factory=dict)
+    individuals: int = 0
 
     @property
     def fitness(self) -> float:
         """Sum of the scores, what BluePyOpt minimises."""
         return float(sum(self.scores))
+
+    @property
+    def is_ranked(self) -> bool:
+        """Whether the sum is a number by which individuals can be ordered."""
+        return math.isfinite(self.fitness)
 
 
 @dataclass(frozen=True, eq=False)
@@ -185,8 +197,13 @@ def _population(
     files: RunDirectory, state: Mapping[str, Any], description: Description
 ) -> tuple[int, Progress, Best, NDArray[np.float64]]:
     try:
-        first = state["halloffame"][0]
-        best = Best(_floats(first), _floats(first.fitness.values))
+        found = Findings.of(state, description.objectives)
+        best = Best(
+            _floats(found.best),
+            _floats(found.best.fitness.values),
+            found.not_finite,
+            found.individuals,
+        )
         population = np.array([_floats(item) for item in state["population"]], dtype=np.float64)
         generation = int(state["generation"])
         progress = _progress(state["logbook"])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import re
 import sqlite3
 from collections.abc import Mapping, Sequence
@@ -15,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neurofleet.errors import RunDirectoryError
+from neurofleet.files import json_value
 from neurofleet.store import FORMAT, Phase
 
 #: How long to wait for a writer that is in the middle of a commit [s].
@@ -162,18 +162,16 @@ def _connect(path: Path) -> sqlite3.Connection:
 
 
 def _context(db: sqlite3.Connection, model: str, versions: Mapping[str, str]) -> int:
-    """Return the number under which the store keeps a model and versions, or -1."""
-    wanted = _relevant(versions)
+    """Return the number under which the store keeps a model and versions, or -1.
+
+    ``versions`` may name more than scores depend on, and an older store fewer.
+    """
     rows = db.execute("SELECT id, versions FROM context WHERE model = ? ORDER BY id", (model,))
     for number, text in rows.fetchall():
-        if _relevant(json.loads(text)) == wanted:
+        recorded = json_value(text)
+        if all(versions.get(name) == value for name, value in recorded.items()):
             return int(number)
     return -1
-
-
-def _relevant(versions: Mapping[str, str]) -> dict[str, str]:
-    """Keep the versions that a score depends on."""
-    return {name: versions[name] for name in ("neuron", "bluepyopt", "efel") if name in versions}
 
 
 def _columns(
