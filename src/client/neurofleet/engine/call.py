@@ -151,7 +151,7 @@ def _call_all(work: Work, ends: Ends) -> None:
             return  # a fork of the function's own, which has come back here
         if place == last or work.own_directories:
             surroundings.write_out([*work.files, *surroundings.open_files()])
-        surroundings.write_out([*surroundings.streams()])
+        surroundings.write_out(surroundings.streams())
         forks.flush_c()
         if place != last:
             told = told._replace(last=before.left_threads() or forks.has_children())
