@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import os
 import resource
 import signal
@@ -23,7 +24,7 @@ LAST_WORDS = 600
 def adopt_orphans() -> None:
     """Become the parent of all processes below this one whose own parent ends."""
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1)
+        _c_library().prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
 
 def lead_a_group() -> None:
@@ -42,8 +43,12 @@ def limit_memory(most: int) -> None:
 
 def flush_c() -> None:
     """Write what C code has printed and the C library still holds back."""
-    with contextlib.suppress(Exception):
-        ctypes.CDLL(None).fflush(None)
+    _c_library().fflush(None)
+
+
+@functools.cache
+def _c_library() -> ctypes.CDLL:
+    return ctypes.CDLL(None)
 
 
 def has_children() -> bool:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import contextvars
 import gc
+import importlib
 import io
 import logging
 import os
@@ -12,20 +12,25 @@ import signal
 import sys
 import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
 Value = TypeVar("Value")
+
+# Both are asked for after every call, of which there may be thousands in a second: without
+# Python's translation of each value.
+_environment: Mapping[Any, Any] = vars(os.environ).get("_data", os.environ)
+_handler: Callable[[int], Any] = importlib.import_module("_signal").getsignal
 
 
 class Surroundings:
     """A process as it is now: environment, directory, signals, streams and the like."""
 
     def __init__(self) -> None:
-        self._environment = dict(os.environ)
+        self._environment, self._raw = dict(os.environ), dict(_environment)
         self._umask = os.umask(0o077)
         os.umask(self._umask)
-        self._handlers = {number: signal.getsignal(number) for number in signal.valid_signals()}
+        self._handlers = {int(n): _handler(n) for n in signal.valid_signals()}
         self._path, self._words = list(sys.path), list(sys.argv)
         self._recursion = sys.getrecursionlimit()
         self._threads = threading.active_count()
@@ -39,14 +44,14 @@ class Surroundings:
 
     def put_back(self) -> None:
         """Make this process what it was; what cannot be is told by ``left_behind``."""
-        if os.environ != self._environment:
+        if _environment != self._raw:
             os.environ.clear()
             os.environ.update(self._environment)
         os.umask(self._umask)
         signal.setitimer(signal.ITIMER_REAL, 0)
         for number, handler in self._handlers.items():
             # None is a handler that is not Python's.
-            if handler is not None and signal.getsignal(number) is not handler:
+            if handler is not None and _handler(number) is not handler:
                 signal.signal(number, handler)
         sys.path[:], sys.argv[:] = self._path, self._words
         sys.setrecursionlimit(self._recursion)
@@ -100,9 +105,11 @@ def open_files() -> list[Any]:
     return [thing for thing in gc.get_objects() if isinstance(thing, kinds)]
 
 
-def write_out(files: list[Any]) -> None:
+def write_out(files: Iterable[Any]) -> None:
     """Write what files hold back; a process that ends at once would lose it."""
     for file in files:
-        with contextlib.suppress(Exception):
+        try:
             if not file.closed and file.writable():
                 file.flush()
+        except Exception:
+            continue
