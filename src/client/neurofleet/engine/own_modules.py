@@ -269,6 +269,7 @@ def _has_plain_state(kind: type) -> bool:
         return True
     return (
         bool(kind.__dictoffset__)
+        and bool(kind.__flags__ & _MADE_BY_CLASS)
         and not issubclass(kind, type | types.ModuleType | dict | list | set | tuple)
         and kind.__reduce_ex__ is object.__reduce_ex__
         and kind.__reduce__ is object.__reduce__
@@ -277,6 +278,8 @@ def _has_plain_state(kind: type) -> bool:
     )
 
 
+#: Of a class that a class statement has made (Py_TPFLAGS_HEAPTYPE).
+_MADE_BY_CLASS = 1 << 9
 #: Kinds that are sent as new ones; what import made is as new, and others may hold it.
 _KEPT = frozenset({type(threading.Lock()), type(threading.RLock())})
 
