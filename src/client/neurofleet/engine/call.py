@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any, NamedTuple, NoReturn
 
-from neurofleet.engine import forks, frames, surroundings
+from neurofleet.engine import forks, frames, generators, surroundings
 from neurofleet.engine.limits import die_with_parent
 from neurofleet.engine.surroundings import Surroundings
 
@@ -164,19 +164,20 @@ def _call_all(work: Work, ends: Ends) -> None:
 
 
 def _call(function: Callable[[Any], Any], number: int, item: bytes, seed: int) -> Told:
-    del number, seed
     try:
         argument = pickle.loads(item)
     except BaseException as error:
         return _raised(error, "its item cannot be loaded: ")
+    generators.begin(seed, number)
     try:
         result = function(argument)
     except BaseException as error:
-        return _raised(error)
+        return _raised(error)._replace(drew=generators.drew())
+    drew = generators.drew()
     try:
-        return Told("ok", _pickled(result))
+        return Told("ok", _pickled(result), drew=drew)
     except BaseException as error:
-        return _raised(error, "its result cannot be sent back: ")
+        return _raised(error, "its result cannot be sent back: ")._replace(drew=drew)
 
 
 def _raised(error: BaseException, what: str = "") -> Told:

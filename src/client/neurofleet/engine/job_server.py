@@ -25,7 +25,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from neurofleet.engine import brought_back, call, forks, frames, surroundings
+from neurofleet.engine import brought_back, call, forks, frames, own_modules, surroundings
 from neurofleet.engine.job_content import Calls, Ended, JobContent
 from neurofleet.engine.limits import die_with_parent
 from neurofleet.engine.printed import Printed
@@ -76,6 +76,7 @@ class JobServer:
         self._numbers = itertools.count()
         self._own_process = content.own_process or len(content.call) > DEAR_BYTES
         os.chdir(directory or scratch)
+        own_modules.install(content)
         self._function = self._load()
         gc.collect()
         if self._own_process:
@@ -85,8 +86,8 @@ class JobServer:
         gc.freeze()  # its pages stay shared with all forks
 
     def _load(self) -> Callable[[Any], Any]:
-        function: Callable[[Any], Any] = pickle.loads(self._content.call)
-        return function
+        own_modules.forget()
+        return own_modules.load(self._content)
 
     def run(self, items: Sequence[tuple[int, bytes]], calls: Calls) -> list[Ended]:
         """Call the function for each item."""
