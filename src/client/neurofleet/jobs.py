@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from neurofleet.errors import UsageError, first_line
-from neurofleet.pickling import Referred, dumps
+from neurofleet.pickling import Referred, dumps, generators_undisturbed
 from neurofleet.refusal import culprit
 from neurofleet.travelling import travelling
 
@@ -109,6 +109,12 @@ def pickled(items: Iterable[Any]) -> PickledItems:
     UsageError
         One cannot be sent; says which.
     """
+    all_items = list(items)  # making them may draw random numbers, pickling them must not
+    with generators_undisturbed():
+        return _pickled(all_items)
+
+
+def _pickled(items: Iterable[Any]) -> PickledItems:
     made, met = PickledItems(), Referred()
     for number, item in enumerate(items):
         try:

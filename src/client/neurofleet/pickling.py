@@ -69,12 +69,11 @@ def dumps(value: Any, referred: Referred, *, per_item: bool = True) -> bytes:
     Exception
         Something that is not a mere global of a function cannot be pickled.
     """
-    with _generators_undisturbed():
-        try:
-            return _dumped(value, referred, per_item, None)
-        except Exception:
-            # Once more, with a look at each global: few functions need one that cannot be sent.
-            return _dumped(value, referred, per_item, _Tried({}, set()))
+    try:
+        return _dumped(value, referred, per_item, None)
+    except Exception:
+        # Once more, with a look at each global: few functions need one that cannot be sent.
+        return _dumped(value, referred, per_item, _Tried({}, set()))
 
 
 def _dumped(value: Any, referred: Referred, per_item: bool, tried: _Tried | None) -> bytes:
@@ -84,7 +83,7 @@ def _dumped(value: Any, referred: Referred, per_item: bool, tried: _Tried | None
 
 
 @contextlib.contextmanager
-def _generators_undisturbed() -> Iterator[None]:
+def generators_undisturbed() -> Iterator[None]:
     """Keep the program's own random numbers: an object's ``__reduce__`` may draw."""
     state = random.getstate()
     legacy = getattr(sys.modules.get("numpy.random"), "mtrand", None)

@@ -12,7 +12,13 @@ from neurofleet.engine import own_modules
 from neurofleet.engine.job_content import JobContent
 from neurofleet.errors import UsageError, first_line
 from neurofleet.own_code import Reach
-from neurofleet.pickling import Referred, by_name, dumps, stable_reduce
+from neurofleet.pickling import (
+    Referred,
+    by_name,
+    dumps,
+    generators_undisturbed,
+    stable_reduce,
+)
 from neurofleet.refusal import culprit, inner, name_of
 from neurofleet.stable_hash import stable_hash
 
@@ -40,6 +46,7 @@ class Travelling:
     versions: Mapping[str, str]
 
 
+@generators_undisturbed()
 def travelling(
     function: Callable[..., Any],
     shared: Mapping[str, Any] | None = None,

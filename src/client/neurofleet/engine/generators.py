@@ -12,6 +12,7 @@ import contextlib
 import hashlib
 import importlib
 import random
+import sys
 import types
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -50,13 +51,14 @@ def begin(seed: int, number: int) -> None:
     """
     global _item
     _item = (seed, number)
-    # A function may import numpy only when it is called, and draw at once.
-    numpy_random = importlib.import_module("numpy.random")
-    random.seed(_entropy("random"))
-    _reseed(numpy_random.mtrand._rand, "numpy.random")
-    for one in _seeded:
+    every = [_Seeded(random._inst, "random")]
+    if (numpy_random := sys.modules.get("numpy.random")) is not None:
+        every.append(_Seeded(numpy_random.mtrand._rand, "numpy.random"))
+    every += _seeded
+    _begun.clear()
+    for one in every:
         _reseed(one.generator, one.stream)
-    _watch(random._inst, numpy_random.mtrand._rand, *(one.generator for one in _seeded))
+        _watch(one.generator)
 
 
 @contextlib.contextmanager
@@ -78,7 +80,7 @@ def drew() -> bool:
 def forget() -> None:
     """Let go of the generators of own code, which is about to be loaded anew."""
     _seeded.clear()
-    del _begun[2:]
+    _begun.clear()
 
 
 def of_item(kind: str, ordinal: int) -> Any:
@@ -119,7 +121,7 @@ def adopt(module: types.ModuleType) -> None:
 def _add(generator: Any, stream: str) -> None:
     _seeded.append(_Seeded(generator, stream))
     _reseed(generator, stream)
-    _watch_more(generator)
+    _watch(generator)
 
 
 def _entropy(stream: str) -> int:
@@ -143,13 +145,7 @@ def _reseed(generator: Any, stream: str) -> None:
         bits.state = fresh.state
 
 
-def _watch(*generators: Any) -> None:
-    _begun.clear()
-    for generator in generators:
-        _watch_more(generator)
-
-
-def _watch_more(generator: Any) -> None:
+def _watch(generator: Any) -> None:
     if isinstance(generator, random.Random):
         state: Callable[[], Any] = generator.getstate
     elif hasattr(generator, "get_state"):

@@ -135,6 +135,10 @@ def install(content: JobContent) -> None:
     hidden = {name: sys.modules.pop(name) for name in names if name in sys.modules}
     sys.meta_path.insert(0, finder)
     sys.meta_path.append(folders)
+    if _may_draw_from_numpy(content):
+        # It is seeded before a call, and so must be there before a call imports it.
+        with contextlib.suppress(ImportError):
+            importlib.import_module("numpy.random")
     for source in content.sources.values():
         with contextlib.suppress(UnicodeDecodeError, SyntaxError):
             text = importlib.util.decode_source(source.text)
@@ -144,6 +148,15 @@ def install(content: JobContent) -> None:
             # Processes that are forked from this one need not do it again.
             _compiled(source.filename, source.text)
     _installed = _Installed(names, (finder, folders), hidden)
+
+
+def _may_draw_from_numpy(content: JobContent) -> bool:
+    texts = [content.call, content.changed, *(source.text for source in content.sources.values())]
+    return content.own_process or any(name in text for text in texts for name in _BRING_NUMPY)
+
+
+#: Those that are used without a process for each call, and import numpy.
+_BRING_NUMPY = (b"numpy", b"scipy", b"pandas", b"sklearn", b"joblib", b"neurofleet.workloads")
 
 
 def forget() -> None:
@@ -269,6 +282,7 @@ def _has_plain_state(kind: type) -> bool:
         return True
     return (
         bool(kind.__dictoffset__)
+        and bool(kind.__flags__ & _MADE_BY_CLASS)
         and not issubclass(kind, type | types.ModuleType | dict | list | set | tuple)
         and kind.__reduce_ex__ is object.__reduce_ex__
         and kind.__reduce__ is object.__reduce__
@@ -277,6 +291,8 @@ def _has_plain_state(kind: type) -> bool:
     )
 
 
+#: Of a class that a class statement has made (Py_TPFLAGS_HEAPTYPE).
+_MADE_BY_CLASS = 1 << 9
 #: Kinds that are sent as new ones; what import made is as new, and others may hold it.
 _KEPT = frozenset({type(threading.Lock()), type(threading.RLock())})
 
