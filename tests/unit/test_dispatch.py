@@ -25,7 +25,7 @@ from neurofleet import safe_point
 from neurofleet.backends.local import LocalEngines
 from neurofleet.backends.profile import ProfileEngines
 from neurofleet.dispatch import MOST_FAILURES, WINDOW, EngineFarm
-from neurofleet.dispatch_engines import Roster
+from neurofleet.dispatch_engines import Roster, ask
 from neurofleet.dispatch_state import Out, Run
 from neurofleet.engine import tasks
 from neurofleet.engine.outcome import Outcome
@@ -473,6 +473,10 @@ class FakeClient:
 
     _closed = False
 
+    @property
+    def ids(self) -> list[int]:
+        return list(self._engines)
+
     def __init__(self, *identities: str) -> None:
         self._engines = dict(enumerate(identities))
         self.asked: list[tuple[int, str]] = []
@@ -618,6 +622,15 @@ def test_farm_of_which_only_a_wrong_engine_has_come_waits_for_the_others() -> No
     farm._roster.take((1, "two", 0), Answer({"host": "wrong"}))
     with pytest.raises(ModelError, match="has other versions"):
         farm._update_engines(Run())
+
+
+def test_engine_that_goes_while_all_are_asked_is_not_asked() -> None:
+    client = FakeClient("one", "two")
+    asked = ask(client, [0, 5, 1], os.getpid)
+    assert [number for number, _ in client.asked] == list(asked) == [0, 1]
+    client.apply_async = None  # type: ignore[assignment, method-assign]
+    with pytest.raises(TypeError):
+        ask(client, [0], os.getpid)
 
 
 @pytest.mark.parametrize(

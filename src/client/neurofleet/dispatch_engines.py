@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from neurofleet.dispatch_state import Engine, remote_failure
@@ -156,3 +156,31 @@ class Roster:
             return
         name = (number, engine.identity, self._turn)
         asked.add_done_callback(lambda done: self._answered(name, done))
+
+
+def ask(
+    client: Any, engines: Iterable[int], function: Callable[..., Any], *args: Any
+) -> dict[int, Any]:
+    """Call a function on engines, each by its number; one that has just gone is not asked.
+
+    Parameters
+    ----------
+    client : ipyparallel.Client
+    engines : iterable of int
+    function : callable
+        Importable on the engines.
+    args
+        Its arguments.
+
+    Returns
+    -------
+    dict of int to ipyparallel.AsyncResult
+    """
+    asked = {}
+    for number in engines:
+        try:
+            asked[number] = client[number].apply_async(ByName.of(function), *args)
+        except Exception:
+            if number in client.ids:
+                raise
+    return asked

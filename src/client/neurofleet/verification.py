@@ -16,10 +16,10 @@ from typing import Any
 
 from neurofleet import manifest
 from neurofleet.backends.profile import ProfileEngines
+from neurofleet.dispatch_engines import ask
 from neurofleet.engine import host_cache, tasks
 from neurofleet.engine.outcome import Description, Outcome
 from neurofleet.errors import FleetError, TooFewEngines, UsageError, WorkloadFailed
-from neurofleet.farm import ByName
 from neurofleet.manifest import Manifest
 from neurofleet.model import Bundle, EvaluatorSpec, pack
 
@@ -75,9 +75,7 @@ def _find_engines(client: Any, fleet: Manifest, timeout_s: float) -> dict[int, s
     until = time.monotonic() + timeout_s
     asked: dict[int, Any] = {}
     while True:
-        for number in client.ids:
-            if number not in asked:
-                asked[number] = client[number].apply_async(ByName.of(tasks.probe))
+        asked |= ask(client, (n for n in client.ids if n not in asked), tasks.probe)
         alive = set(client.ids)
         hosts = {
             number: str(answer.get()["host"])
@@ -130,19 +128,16 @@ def _score_there(
     client: Any, engines: dict[str, int], bundle: Bundle
 ) -> dict[str, tuple[float, ...]]:
     """Return the canary's scores, by host; all hosts work at once."""
-    prepare = ByName.of(tasks.prepare)
-    prepared = {
-        host: client[number].apply_async(prepare, bundle.digest, bundle.archive)
-        for host, number in engines.items()
-    }
-    scored = {}
-    for host, pending in prepared.items():
-        description = _result(host, pending)
+    prepared = ask(client, engines.values(), tasks.prepare, bundle.digest, bundle.archive)
+    scored: dict[int, Any] = {}
+    for host, number in engines.items():
+        description = _result(host, prepared.get(number))
         if isinstance(description, FleetError):
             raise WorkloadFailed(f"{host}: {description.what}", remedy=description.remedy)
-        call = (ByName.of(tasks.run_unit), *_canary(bundle, description))
-        scored[host] = client[engines[host]].apply_async(*call)
-    return {host: _scores(host, _result(host, pending)) for host, pending in scored.items()}
+        scored |= ask(client, [number], tasks.run_unit, *_canary(bundle, description))
+    return {
+        host: _scores(host, _result(host, scored.get(number))) for host, number in engines.items()
+    }
 
 
 def _canary(bundle: Bundle, described: Description) -> tuple[Any, ...]:
@@ -154,6 +149,11 @@ def _canary(bundle: Bundle, described: Description) -> tuple[Any, ...]:
 
 
 def _result(host: str, pending: Any) -> Any:
+    if pending is None:
+        raise TooFewEngines(
+            f"the engine on {host} that was to score the canary has just ended",
+            remedy="Run the playbook again; if it stays so, see journalctl -u 'ipengine@*' there",
+        )
     try:
         return pending.get(timeout=CANARY_TIMEOUT_S)
     except TimeoutError as error:

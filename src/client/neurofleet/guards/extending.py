@@ -13,9 +13,9 @@ from typing import Any
 
 from neurofleet import manifest
 from neurofleet.backends.profile import ProfileEngines
+from neurofleet.dispatch_engines import ask
 from neurofleet.engine import tasks
 from neurofleet.errors import FleetError, TooFewEngines, UsageError
-from neurofleet.farm import ByName
 from neurofleet.guards.expiry import ask_for
 
 #: How long workers may take to answer [s]; a wish that waits behind a unit is not lost.
@@ -101,7 +101,7 @@ def require_all(ends: Mapping[str, End]) -> None:
 
 def _ask_workers(client: Any, until: float, limit_s: float) -> dict[str, End]:
     """Return when each worker that answers ends, by host name."""
-    asked = [client[n].apply_async(ByName.of(leave_wish), until) for n in client.ids]
+    asked = [*ask(client, client.ids, leave_wish, until).values()]
     deadline = time.monotonic() + limit_s
     while not all(answer.ready() for answer in asked) and time.monotonic() < deadline:
         time.sleep(LOOK_EVERY_S)

@@ -14,9 +14,9 @@ from neurofleet import __version__
 from neurofleet.atomic import write_whole
 from neurofleet.backends.choice import EngineChoice, engine_source
 from neurofleet.dispatch import EngineFarm
+from neurofleet.dispatch_engines import ask
 from neurofleet.engine import host_cache
 from neurofleet.errors import TooFewEngines, UsageError
-from neurofleet.farm import ByName
 from neurofleet.files import dump_json
 
 #: How long an engine may take to answer; a busy one answers after its task [s].
@@ -70,11 +70,13 @@ def hello(choice: EngineChoice) -> list[Hello]:
         with contextlib.closing(farm):
             farm.open()
             client = farm.client
-            asked = {
-                engine: client[engine].apply_async(ByName.of(introduce)) for engine in client.ids
-            }
+            asked = ask(client, client.ids, introduce)
             client.wait(list(asked.values()), timeout=ANSWER_S)
-            silent = sorted(engine for engine, answer in asked.items() if not answer.ready())
+            silent = sorted(
+                engine
+                for engine, answer in asked.items()
+                if not answer.ready() or not answer.successful()  # it ended meanwhile
+            )
             said = [
                 Hello(engine, *answer.get(timeout=0))
                 for engine, answer in sorted(asked.items())
