@@ -41,6 +41,8 @@ BODY = """
             (here / "evaluator.py").write_text("broken")
             shutil.rmtree(here / "data")
             (here / "extra").mkdir()
+        if what == 6:
+            import package_of_nobody
         runs = here / "runs.txt"
         before = len(runs.read_text()) if runs.exists() else 0
         with runs.open("a") as file:
@@ -81,23 +83,23 @@ def test_evaluation_whatever_earlier_ones_did_scores_the_same(
     cached, _ = host_cache.ensure_compiled(digest)
     before = snapshot(cached)
     assert process.evaluate("whole", (0.0, 1.0), 30.0).scores == (1.25, 0.0)
-    told = {
-        what: process.evaluate("whole", (what, 1.0), 30.0) for what in (1.0, 2.0, 3.0, 4.0, 5.0)
-    }
+    told = {what: process.evaluate("whole", (float(what), 1.0), 60.0) for what in range(1, 7)}
     assert {what: outcome.status for what, outcome in told.items()} == {
-        1.0: "crashed",
-        2.0: "raised",
-        3.0: "ok",
-        4.0: "raised",
-        5.0: "ok",
+        1: "crashed",
+        2: "raised",
+        3: "ok",
+        4: "raised",
+        5: "ok",
+        6: "raised",
     }
-    assert "ended by signal 37" in told[1.0].reason
-    assert told[2.0].reason.startswith("EOFError: ")
-    assert told[4.0].reason.startswith("FileNotFoundError: ")
-    assert "'morph/cell.asc' (evaluator.py, line " in told[4.0].reason
-    assert "Failed to run the protocol" not in told[4.0].reason
-    assert "Failed to run the protocol" in told[4.0].traceback
-    assert "No such file" in told[4.0].traceback
+    assert "ended by signal 37" in told[1].reason
+    assert told[2].reason.startswith("EOFError: ")
+    assert told[4].reason.startswith("FileNotFoundError: ")
+    assert "'morph/cell.asc' (evaluator.py, line " in told[4].reason
+    assert "Failed to run the protocol" not in told[4].reason
+    assert "; The package package_of_nobody is missing" in told[6].reason
+    assert "Failed to run the protocol" in told[4].traceback
+    assert "No such file" in told[4].traceback
     other = WarmProcess(digest)
     for one in (process, other):
         assert one.evaluate("whole", (0.0, 1.0), 30.0).scores == (1.25, 0.0)
@@ -151,7 +153,8 @@ def test_signal_that_ended_a_simulation_is_named(number: int, name: str) -> None
 LOADS_ITSELF = """
 
 def create_itself():
-    import glob, subprocess, neuron
+    import glob, os, subprocess, neuron
+    assert "NRN_NMODL_PATH" not in os.environ
     from neuron import h
     neuron.load_mechanisms(".")
     neuron.load_mechanisms(str(HERE) + "/")
@@ -167,6 +170,7 @@ def test_model_that_compiles_and_loads_its_mechanisms_itself_gets_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("NEUROFLEET_CACHE", str(tmp_path / "Müller's cache"))
+    monkeypatch.setenv("NRN_NMODL_PATH", "/somewhere/else")
     for name, value in (("LC_ALL", "C"), ("PYTHONUTF8", "0"), ("PYTHONCOERCECLOCALE", "0")):
         monkeypatch.setenv(name, value)
     model = tmp_path / "model"

@@ -84,7 +84,7 @@ def cli() -> None:
     multiple=True,
     metavar="DIR",
     help="Directory inside MODEL_DIR with .mod files; repeatable."
-    " [default: mechanisms, mod, modfiles or its top]",
+    " [default: mechanisms, mod, modfiles, its top, or the only one]",
 )
 @click.option(
     "--exclude",

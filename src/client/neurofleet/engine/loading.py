@@ -90,7 +90,7 @@ def load_evaluator(model: Path, spec: EvaluatorSpec, compiled: tuple[str, ...] =
         cause = causes.line(error, model)
         raise ModelError(
             f"{spec.factory} does not {step}: {cause}{hint(cause, model, compiled)}",
-            remedy=_missing_module(error, model, spec)
+            remedy=missing_module(error, model, spec.factory)
             or "Mend the model's code, or see --evaluator, --search and --kwargs",
         ) from error
     if not isinstance(evaluator, bluepyopt.evaluators.Evaluator):
@@ -131,7 +131,7 @@ def _candidates(module: Any) -> list[str]:
     return sorted(own, key=lambda name: (isinstance(own[name], type), name))[:10]
 
 
-def _missing_module(error: BaseException, model: Path, spec: EvaluatorSpec) -> str:
+def missing_module(error: BaseException, model: Path, factory: str) -> str:
     """Return what to do about a module that does not exist; nothing if it is not that."""
     missing = next(
         (link for link in reversed(causes.chain(error)) if isinstance(link, ModuleNotFoundError)),
@@ -140,7 +140,7 @@ def _missing_module(error: BaseException, model: Path, spec: EvaluatorSpec) -> s
     if missing is None or not missing.name:
         return ""
     top = missing.name.partition(".")[0]
-    if top == spec.factory.partition(":")[0].partition(".")[0]:
+    if top == factory.partition(":")[0].partition(".")[0]:
         places = _places_of(model, top)
         if places:
             return f"It is in {', '.join(map(repr, places))} of the model: name that with --search"

@@ -26,7 +26,7 @@ from neurofleet import causes, units
 from neurofleet.engine import limits
 from neurofleet.engine.host_cache import versions
 from neurofleet.engine.inbox import Inbox, Told
-from neurofleet.engine.loading import load_evaluator
+from neurofleet.engine.loading import load_evaluator, missing_module
 from neurofleet.engine.outcome import Description, Outcome, Parameter
 from neurofleet.engine.private_copy import Keeper, remove_tree
 from neurofleet.errors import ModelError
@@ -58,6 +58,8 @@ class WarmModel:
         Closed by the engine when it ends; a running fork is then ended too.
     model : Path
         The private copy.
+    factory : str
+        The evaluator's name, ``module:callable``.
     compiled : tuple of str
         Its directories whose mechanisms were compiled.
     put_back : callable
@@ -69,12 +71,14 @@ class WarmModel:
         evaluator: Any,
         engine: Connection,
         model: Path,
+        factory: str,
         compiled: tuple[str, ...],
         put_back: Callable[[], object],
     ) -> None:
         self._evaluator = evaluator
         self._engine = engine
         self._model = model
+        self._factory = factory
         self._compiled = compiled
         self._put_back = put_back
         found = [units.whole_of(evaluator), *units.partition(evaluator)]
@@ -185,7 +189,8 @@ class WarmModel:
     def _reason(self, error: BaseException) -> str:
         """Return the innermost cause in one line, and what can be done if it is known."""
         said = causes.line(error, self._model)
-        return said + hint(said, self._model, self._compiled)
+        missing = missing_module(error, self._model, self._factory)
+        return said + (f"; {missing}" if missing else hint(said, self._model, self._compiled))
 
 
 def _work_and_exit(
@@ -286,7 +291,7 @@ def _serve(engine: Connection, model: Path, ready: dict[str, Any]) -> None:
         keeper = Keeper(model, Path(ready["cached"]))
         evaluator = load_evaluator(model, spec, compiled)
         keeper.keep()
-        warm = WarmModel(evaluator, engine, model, compiled, keeper.put_back)
+        warm = WarmModel(evaluator, engine, model, spec.factory, compiled, keeper.put_back)
         engine.send(warm.describe())
     except ModelError as error:
         sys.stderr.write(causes.traceback_text(error))

@@ -32,11 +32,10 @@ ONE_THREAD = dict.fromkeys(
 def without_display() -> dict[str, str]:
     """Return this environment for a process that simulates.
 
-    NEURON ends the process when DISPLAY names a screen that it cannot open. What it would load
-    by NRN_NMODL_PATH is not the model's. A model that calls ``nrnivmodl`` finds the one of this
-    environment, also if it is not activated.
+    NEURON ends the process when DISPLAY names a screen that it cannot open. A model that calls
+    ``nrnivmodl`` finds the one of this environment, also if it is not activated.
     """
-    kept = {n: value for n, value in os.environ.items() if n not in ("DISPLAY", "NRN_NMODL_PATH")}
+    kept = {name: value for name, value in os.environ.items() if name != "DISPLAY"}
     beside_python = str(Path(sys.executable).parent)
     path = [part for part in kept.get("PATH", os.defpath).split(os.pathsep) if part]
     if beside_python not in path:
@@ -70,6 +69,9 @@ class WarmProcess:
             "compiled": ready.compiled,
             "cached": str(ready.cached.directory),
         }
+        environment = without_display()
+        if ready.compiled:  # NEURON would load other mechanisms, perhaps of the same names
+            environment.pop("NRN_NMODL_PATH", None)
         with contextlib.ExitStack() as resources:
             resources.callback(copy.close)
             self._output = resources.enter_context(tempfile.TemporaryFile())
@@ -86,7 +88,7 @@ class WarmProcess:
                     json.dumps(told_of),
                 ],
                 cwd=copy.top,
-                env=without_display(),
+                env=environment,
                 pass_fds=[theirs.fileno(), copy.lock],
                 stdin=subprocess.DEVNULL,
                 stdout=self._output,

@@ -10,6 +10,7 @@ Reference: E. Hay, S. Hill, F. Schuermann, H. Markram, I. Segev, PLoS Comput. Bi
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -226,18 +227,18 @@ def draw(
         )
     bundle = pack(model, evaluator)
     host_cache.receive(bundle.digest, bundle.archive)
-    compiled, _ = host_cache.ensure_compiled(bundle.digest)
+    copy, _ = host_cache.private_copy(bundle.digest)
     figures = str(Path("figures").absolute())
     job = {
         "what": what,
         "sim": "nrn" if evaluator == spec("nrn") else "arb",
-        "model": str(compiled),
+        "model": str(copy.model),
         "evaluator": evaluator.as_json(),
         "checkpoint": str(checkpoint.absolute()) if checkpoint and checkpoint.exists() else None,
         "responses": str(responses.absolute()) if responses else None,
         "figures": figures,
     }
-    with tempfile.TemporaryDirectory() as neutral:
+    with tempfile.TemporaryDirectory() as neutral, contextlib.closing(copy):
         done = subprocess.run(
             [sys.executable, "-P", "-m", "neurofleet.workloads.l5pc_figures", json.dumps(job)],
             cwd=neutral,
