@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -26,6 +27,7 @@ from unit.support import (
     snapshot,
     write_model,
 )
+from unit.test_optimise import upstream
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -119,6 +121,117 @@ def test_dry_run_prints_the_plan_and_writes_nothing(tmp_path: Path) -> None:
     assert (done.returncode, plan["schema_version"], plan["settings"]["seed"]) == (0, 1, 7)
     assert plan["run_dir"].startswith(str(tmp_path))
     assert snapshot(tmp_path) == {}
+
+
+@pytest.mark.parametrize(
+    ("evaluator", "words"),
+    [
+        ("nothing:create", "does not import"),
+        ("evaluator:nothing", "does not have the factory"),
+    ],
+)
+def test_dry_run_finds_an_evaluator_that_does_not_exist(
+    tmp_path: Path, evaluator: str, words: str
+) -> None:
+    done = optimise(tmp_path, "--dry-run", evaluator=evaluator)
+    assert_refused(done, 2, words)
+    assert (done.stdout, snapshot(tmp_path)) == ("", {})
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (("--seed", "7"), "was run with seed 42"),
+        (("--max-ngen", "1"), "has 2 generations; --max-ngen 1 asks for fewer"),
+        (("--checkpoint", "nowhere/cp.pkl"), "there is no directory"),
+        (("--checkpoint", "damaged.pkl"), "is damaged"),
+    ],
+    ids=["settings", "fewer", "no-directory", "damaged"],
+)
+def test_dry_run_is_refused_where_the_run_would_be(
+    run_dir: Path, more: tuple[str, ...], words: str
+) -> None:
+    (run_dir.parent / "damaged.pkl").write_bytes(b"no checkpoint")
+    before = snapshot(run_dir.parent)
+    for dry in (("--dry-run",), ()):
+        assert_refused(optimise(run_dir.parent, "--run-dir", "run", *more, *dry), 2, words)
+    assert snapshot(run_dir.parent) == before
+
+
+def test_dry_run_of_a_run_that_is_there_says_how_far_it_is(run_dir: Path) -> None:
+    before = snapshot(run_dir)
+    done = optimise(run_dir.parent, "--run-dir", "run", "--max-ngen", "9", "--dry-run")
+    plan = json.loads(done.stdout)
+    assert (plan["generations_done"], plan["max_ngen"]) == (2, 9)
+    assert plan["parameters"] == ["x", "y"]
+    assert snapshot(run_dir) == before
+
+
+def strict(text: str) -> dict[str, Any]:
+    """Read JSON as other languages do, which have no NaN in it."""
+
+    def refuse(name: str) -> None:
+        raise AssertionError(f"{name} is not JSON")
+
+    return dict(json.loads(text, parse_constant=refuse))
+
+
+def test_optimise_of_scores_that_are_nan_names_them_in_every_place_and_in_json(
+    tmp_path: Path,
+) -> None:
+    body = "return [math.nan if params[0] > 0.0 else abs(params[0]), params[1] ** 2]"
+    model = write_model(tmp_path / "model", body)
+    done = optimise(tmp_path, "--run-dir", "run", "--offspring-size", "6", "--json", model=model)
+    assert done.returncode == 0
+    told = strict(done.stdout)
+    assert set(told["not_finite"]) == {"first"}
+    assert isinstance(told["best"]["fitness"], float)
+    assert told["best"]["not_finite"] == {}
+    assert told["logbook"][0]["min"] is None
+    assert told["logbook"][0]["not_finite"]["min"] == "nan"
+    count = told["not_finite"]["first"]
+    assert (
+        f"NaN or infinite scores among {told['simulated']} individuals: first ({count})"
+        in done.stderr
+    )
+    assert done.stderr.count("warning: objective first scores NaN or infinite") == 1
+    assert "best nan" not in done.stderr
+    assert "RuntimeWarning" not in done.stderr
+    status = strict((tmp_path / "run/status.json").read_text())
+    assert status["not_finite"] == told["not_finite"]
+    assert status["best"] == told["best"]["fitness"]
+    strict((tmp_path / "run/neurofleet-run.json").read_text())
+    shown = command("neurofleet", "status", "run", cwd=tmp_path)
+    assert shown.returncode == 0
+    assert f"best {status['best']:.6g}" in shown.stdout
+
+
+def test_optimise_ends_with_the_best_individual_and_its_parameters(run_dir: Path) -> None:
+    done = optimise(run_dir.parent, "--run-dir", "run", "--json")
+    best = json.loads(done.stdout)["best"]
+    assert sum(best["scores"]) == best["fitness"]
+    assert f"best individual: sum of scores {best['fitness']:.6g}, worst objectives:" in done.stderr
+    for name, value in best["parameters"].items():
+        assert f"\n  {name} = {value!r}\n" in done.stderr
+
+
+@pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
+def test_optimise_goes_on_from_a_checkpoint_of_bluepyopts_with_the_option_that_it_names(
+    tmp_path: Path,
+) -> None:
+    model = write_model(tmp_path / "model")
+    upstream(model, tmp_path / "theirs.pkl", 2)
+    options = ("--run-dir", "run", "--checkpoint", "theirs.pkl", "--max-ngen", "4")
+    refused = optimise(tmp_path, *options, model=model)
+    assert_refused(refused, 2, "written by BluePyOpt itself", "Go on from it with --continu")
+    done = optimise(tmp_path, *options, "--continu", model=model)
+    assert done.returncode == 0, done.stderr
+    assert "generation 4/4: best " in done.stderr
+
+
+def test_optimise_continue_nothing_names_an_option_of_this_command(tmp_path: Path) -> None:
+    done = optimise(tmp_path, "--run-dir", "run", "--continu")
+    assert "--start" not in assert_refused(done, 2, "nothing to continue", "Leave --continu out")
 
 
 def test_optimise_prints_json_on_stdout_and_talk_on_stderr(finished: Path) -> None:

@@ -202,6 +202,59 @@ def test_score_model_in_which_nothing_works_is_refused(store: Store) -> None:
         scoring(store, CountingFarm(broken)).score(1, INDIVIDUALS)
 
 
+def raising(unit: str, individual: tuple[float, ...]) -> Outcome:
+    """Have objective a1 raise for everybody, as a feature that is misspelt does."""
+    found = honest(unit, individual)
+    indices = UNITS[unit].objectives
+    if 1 not in indices:
+        return found
+    scores = [250.0 if i == 1 else s for i, s in zip(indices, found.scores, strict=True)]
+    reason = "objective a1: RuntimeError: Unknown feature name: AP_amplitud"
+    return found._replace(status="raised", scores=tuple(scores), reason=reason)
+
+
+def test_score_objective_that_raises_for_all_of_the_first_generation_stops_and_keeps_scores(
+    store: Store,
+) -> None:
+    for _ in range(2):  # what goes on from the store decides the same
+        with pytest.raises(WorkloadFailed, match="objective a1 raises for every individual"):
+            scoring(store, CountingFarm(raising)).score(1, INDIVIDUALS)
+    farm = CountingFarm(raising)
+    found = scoring(store, farm, allow_failing=True).score(1, INDIVIDUALS)
+    assert [scores[1] for scores in found] == [250.0] * 4
+    assert farm.tasks == []
+
+
+def test_score_objective_that_raises_for_all_of_a_later_generation_goes_on(store: Store) -> None:
+    scoring(store, CountingFarm(honest)).score(1, INDIVIDUALS)
+    found = scoring(store, CountingFarm(raising)).score(2, [(0.7,), (0.8,)])
+    assert [scores[1] for scores in found] == [250.0] * 2
+
+
+def test_score_units_that_fail_alike_are_warned_of_once(
+    store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    scoring(store, CountingFarm(raising), allow_failing=True).score(1, INDIVIDUALS)
+    told = [record.message for record in caplog.records if "raises" not in record.message]
+    cause = "objective a1: RuntimeError: Unknown feature name: AP_amplitud"
+    assert [line for line in told if cause in line] == [f"unit whole: {cause}", f"unit a: {cause}"]
+
+
+def test_score_that_is_nan_comes_back_from_the_store_bit_for_bit(store: Store) -> None:
+    odd = unpack_floats(bytes.fromhex("010000000000f87f000000000000f0ff000000000000f0ff"))
+
+    def not_a_number(unit: str, _individual: tuple[float, ...]) -> Outcome:
+        return outcome(odd[index] for index in UNITS[unit].objectives)
+
+    first = scoring(store, CountingFarm(not_a_number)).score(1, INDIVIDUALS)
+    farm = CountingFarm(honest)
+    again = scoring(store, farm).score(1, INDIVIDUALS)
+    assert farm.tasks == []
+    assert [pack_floats(scores) for scores in again] == [pack_floats(scores) for scores in first]
+    assert pack_floats(again[0]) == pack_floats(odd)
+    assert store.note("units") == "split"
+
+
 def test_task_limit_and_weight_follow_what_was_measured(store: Store) -> None:
     def timed(unit: str, individual: tuple[float, ...]) -> Outcome:
         return honest(unit, individual)._replace(duration_s={"a": 2.0, "b": 9.0}.get(unit, 11.0))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 import time
@@ -127,6 +128,33 @@ def test_status_command_tells_a_finished_and_a_killed_run(tmp_path: Path) -> Non
     )
     told = command("neurofleet", "status", "run", cwd=tmp_path)
     assert told.stdout.startswith("model: killed, generation 2 of 2")
+
+
+def test_status_of_scores_that_are_not_finite_is_json_that_any_reader_takes(
+    tmp_path: Path,
+) -> None:
+    with Status(tmp_path, "l5pc") as told:
+        told.tell(best=math.nan, population_min=math.inf, mean=math.nan, not_finite={"a": 3})
+    text = (tmp_path / "status.json").read_text()
+    assert "NaN" not in text
+    assert "Infinity" not in text
+    found = status.read(tmp_path)
+    assert (found["best"], found["not_finite"]) == (None, {"a": 3})
+    assert "NaN or infinite scores: a (3)" in status.line(found)
+
+
+def test_status_best_is_the_best_so_far_with_the_populations_own_beside_it(tmp_path: Path) -> None:
+    with Status(tmp_path, "l5pc") as told:
+        told.tell(best=1.5, population_min=1.75)
+    assert "best 1.5 (population minimum 1.75)" in status.line(status.read(tmp_path))
+
+
+def test_status_that_an_earlier_version_wrote_with_nan_is_read(tmp_path: Path) -> None:
+    with Status(tmp_path, "l5pc"):
+        pass
+    found = {**content(tmp_path), "best": math.nan, "mean": math.inf}
+    (tmp_path / "status.json").write_text(json.dumps(found))
+    assert status.read(tmp_path)["best"] is None
 
 
 @pytest.mark.parametrize(

@@ -376,11 +376,12 @@ class Scoring:
     def _warn(self, unit: str, outcome: Outcome) -> None:
         """Say what went wrong with a unit, each cause once."""
         told = unit, failures.in_short(outcome)
-        if told not in self._said:
-            self._said.add(told)
-            logger.warning("unit %s: %s", *told)
-        if failures.wants_all():
-            logger.warning("unit %s: %s", unit, outcome.reason)
+        if told in self._said:
+            return
+        self._said.add(told)
+        logger.warning("unit %s: %s", *told)
+        if outcome.traceback and failures.wants_all():
+            logger.warning("%s", outcome.traceback)
 
     def _refuse_nonsense(self, outcomes: Sequence[tuple[Unit, Outcome]]) -> None:
         """Stop when nothing at all works: an optimisation of penalties helps nobody."""
