@@ -32,9 +32,10 @@ told = {"own_process": content.own_process, "sources": list(content.sources)}
 told["results"], told["errors"], told["drew"] = [], [], []
 for number, item in enumerate(json.loads(sys.argv[2])):
     own_modules.forget()
-    generators.begin(int(sys.argv[3]), number)
     try:
-        told["results"].append(own_modules.load(content)(item))
+        function = own_modules.load(content)
+        generators.begin(int(sys.argv[3]), number)
+        told["results"].append(function(item))
     except Exception as error:
         told["results"].append(None)
         told["errors"].append(f"{type(error).__name__}: {error}")

@@ -8,13 +8,12 @@ stream of its own.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import importlib
 import random
 import sys
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,7 +25,7 @@ LONGEST = 1_000
 
 @dataclass(frozen=True)
 class _Seeded:
-    """A generator, the name of its stream, and how to tell whether it was used."""
+    """A generator, and the name of its stream."""
 
     generator: Any
     stream: str
@@ -36,11 +35,12 @@ class _Seeded:
 _IMPORT = -1
 _item: tuple[int, int] = (0, _IMPORT)
 _seeded: list[_Seeded] = []
-_begun: list[tuple[Callable[[], Any], Any]] = []
+#: What ``begin`` has seeded.
+_begun: list[_Seeded] = []
 
 
 def begin(seed: int, number: int) -> None:
-    """Seed all generators for an item.
+    """Seed all generators for an item; called when the function is loaded, before its call.
 
     Parameters
     ----------
@@ -51,30 +51,23 @@ def begin(seed: int, number: int) -> None:
     """
     global _item
     _item = (seed, number)
-    every = [_Seeded(random._inst, "random")]
+    _begun[:] = [_Seeded(random._inst, "random")]
     if (numpy_random := sys.modules.get("numpy.random")) is not None:
-        every.append(_Seeded(numpy_random.mtrand._rand, "numpy.random"))
-    every += _seeded
-    _begun.clear()
-    for one in every:
+        _begun.append(_Seeded(numpy_random.mtrand._rand, "numpy.random"))
+    _begun.extend(_seeded)
+    for one in _begun:
         _reseed(one.generator, one.stream)
-        _watch(one.generator)
 
 
-@contextlib.contextmanager
-def loading() -> Iterator[None]:
-    """While own modules are imported, what they draw is the same for every item."""
-    before = _item
+def begin_loading() -> None:
+    """Seed all generators for what own modules draw when they are imported: once for all items."""
     begin(0, _IMPORT)
-    try:
-        yield
-    finally:
-        begin(*before)
 
 
 def drew() -> bool:
-    """Tell whether any of the generators was used since ``begin``."""
-    return any(not _same(state(), before) for state, before in _begun)
+    """Tell whether any of the generators was used since ``begin``; asked once, after the call."""
+    # Comparing their next number is much cheaper than comparing states, of 624 numbers.
+    return any(_next(one.generator) != _first(one) for one in _begun)
 
 
 def forget() -> None:
@@ -119,14 +112,15 @@ def adopt(module: types.ModuleType) -> None:
 
 
 def _add(generator: Any, stream: str) -> None:
-    _seeded.append(_Seeded(generator, stream))
+    one = _Seeded(generator, stream)
+    _seeded.append(one)
+    _begun.append(one)
     _reseed(generator, stream)
-    _watch(generator)
 
 
-def _entropy(stream: str) -> int:
+def _entropy(stream: str) -> bytes:
     name = repr((*_item, stream)).encode()
-    return int.from_bytes(hashlib.blake2b(name, digest_size=16).digest(), "little")
+    return hashlib.blake2b(name, digest_size=16).digest()
 
 
 def _reseed(generator: Any, stream: str) -> None:
@@ -135,38 +129,35 @@ def _reseed(generator: Any, stream: str) -> None:
         generator.seed(entropy)
         return
     numpy_random = importlib.import_module("numpy.random")
-    sequence = numpy_random.SeedSequence(entropy)
+    words = memoryview(entropy).cast("I").tolist()
     bits = getattr(generator, "_bit_generator", generator)
-    fresh = type(bits)(sequence)
-    if isinstance(generator, numpy_random.RandomState):
-        # A normal number may be kept for the next call; this drops it.
-        generator.set_state(numpy_random.RandomState(fresh).get_state(legacy=False))
+    if type(bits) is numpy_random.MT19937:
+        if bits is generator:
+            generator = numpy_random.RandomState(bits)
+        generator.seed(words)
     else:
-        bits.state = fresh.state
+        bits.state = type(bits)(numpy_random.SeedSequence(words)).state
 
 
-def _watch(generator: Any) -> None:
+def _next(generator: Any) -> Any:
     if isinstance(generator, random.Random):
-        state: Callable[[], Any] = generator.getstate
-    elif hasattr(generator, "get_state"):
-
-        def state() -> Any:
-            return generator.get_state(legacy=False)
-    else:
-
-        def state() -> Any:
-            return generator.state
-
-    _begun.append((state, state()))
+        return generator.random()
+    return getattr(generator, "_bit_generator", generator).random_raw()
 
 
-def _same(one: Any, other: Any) -> bool:
-    """Compare states, which are nested and may hold arrays."""
-    if isinstance(one, dict):
-        return one.keys() == other.keys() and all(_same(one[k], other[k]) for k in one)
-    if hasattr(one, "tobytes"):
-        return bool(one.tobytes() == other.tobytes())
-    return bool(one == other)
+def _first(one: _Seeded) -> Any:
+    """Return the first number of a generator's stream."""
+    if isinstance(one.generator, random.Random):
+        return random.Random(_entropy(one.stream)).random()
+    bits = getattr(one.generator, "_bit_generator", one.generator)
+    kind = type(bits)
+    if kind not in _spare:
+        _spare[kind] = kind(0)
+    _reseed(_spare[kind], one.stream)
+    return _spare[kind].random_raw()
+
+
+_spare: dict[type, Any] = {}
 
 
 def _generators(module: types.ModuleType) -> Iterator[tuple[str, Any]]:

@@ -184,7 +184,7 @@ def uninstall() -> None:
 
 
 def load(content: JobContent) -> Callable[[Any], Any]:
-    """Return a job's function; ``install`` was called before.
+    """Return a job's function; ``install`` is called before, ``generators.begin`` after it.
 
     Parameters
     ----------
@@ -195,9 +195,10 @@ def load(content: JobContent) -> Callable[[Any], Any]:
     Exception
         Whatever importing the person's modules raises.
     """
-    with generators.loading():
-        apply_changed(content)
-        function: Callable[[Any], Any] = pickle.loads(content.call)
+    if content.sources:
+        generators.begin_loading()
+    apply_changed(content)
+    function: Callable[[Any], Any] = pickle.loads(content.call)
     return function
 
 
