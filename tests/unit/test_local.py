@@ -9,6 +9,7 @@ import psutil
 import pytest
 
 from neurofleet.backends.local import LocalEngines, usable_cores
+from neurofleet.backends.own_cluster import make_cluster
 from neurofleet.errors import UsageError
 from unit.support import wait_until
 
@@ -62,3 +63,15 @@ def test_local_engines_started_and_closed_leave_no_process(tmp_path: Path) -> No
         source.close()
     wait_until(lambda: not ours(directory), 10)
     source.close()
+
+
+def test_cluster_in_a_directory_that_was_used_keeps_what_items_have_printed(tmp_path: Path) -> None:
+    (tmp_path / "output").mkdir()
+    (tmp_path / "output/host-1.log").write_text("hello")
+    (tmp_path / "log").mkdir()
+    (tmp_path / "log/old.log").touch()
+    (tmp_path / "ipcontroller-client.json").touch()
+    make_cluster(0, tmp_path)
+    assert (tmp_path / "output/host-1.log").read_text() == "hello"
+    assert not (tmp_path / "log/old.log").exists()
+    assert not (tmp_path / "ipcontroller-client.json").exists()

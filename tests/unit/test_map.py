@@ -46,7 +46,7 @@ def no_json(x):
 def arrays(x):
     import numpy as np
 
-    return {"a": np.arange(x), "s": np.float64(0.5)}
+    return {"a": np.arange(x), "s": np.float64(0.5) if x else np.float64("nan")}
 """
 SERIAL = ("--backend", "serial")
 
@@ -114,12 +114,16 @@ def test_map_item_that_raises_is_named_and_computed_again(desk: Path) -> None:
     errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1
     assert (
-        "1 of 5 items failed; the first, item 3: ValueError: two is (mine.py, line 17)" in errors[0]
+        "1 of 5 items failed; the first, item 3: ValueError: two is no good (mine.py, line 17)"
+        in errors[0]
     )
     expected: list[dict[str, object]] = [{"result": x} for x in range(5)]
     found = results(desk, "map-mine.picky-items")
-    assert found[2] == {"error": "ValueError: two is (mine.py, line 17)"}
+    assert found[2] == {"error": "ValueError: two is no good (mine.py, line 17)"}
     assert found[:2] + found[3:] == expected[:2] + expected[3:]
+    (desk / "items.jsonl").write_text("0\n\n1\n2\n3\n4\n")
+    done = command("neurofleet", "map", "mine:picky", "items.jsonl", *SERIAL, cwd=desk)
+    assert "the first, item 3 (line 4 of items.jsonl): ValueError" in done.stderr
     (desk / "mended").touch()
     done = command("neurofleet", "map", "mine:picky", "items.jsonl", *SERIAL, cwd=desk)
     assert done.returncode == 0, done.stderr
@@ -128,11 +132,12 @@ def test_map_item_that_raises_is_named_and_computed_again(desk: Path) -> None:
 
 
 def test_map_results_of_numpy_are_json_and_others_are_told(desk: Path) -> None:
-    assert (
-        command("neurofleet", "map", "mine:arrays", "items.jsonl", *SERIAL, cwd=desk).returncode
-        == 0
-    )
-    assert results(desk, "map-mine.arrays-items")[3] == {"result": {"a": [0, 1, 2], "s": 0.5}}
+    done = command("neurofleet", "map", "mine:arrays", "items.jsonl", *SERIAL, cwd=desk)
+    assert done.returncode == 0, done.stderr
+    assert "numbers that are NaN or infinite: 1 in 1 of 5 results" in done.stderr
+    found = results(desk, "map-mine.arrays-items")
+    assert found[3] == {"result": {"a": [0, 1, 2], "s": 0.5}}
+    assert found[0] == {"result": {"a": [], "s": None}, "not_finite": {"/s": "nan"}}
     done = command("neurofleet", "map", "mine:no_json", "items.jsonl", *SERIAL, cwd=desk)
     assert done.returncode == 1
     assert "a set is no JSON; return numbers" in done.stderr
@@ -155,7 +160,10 @@ def test_map_results_of_numpy_are_json_and_others_are_told(desk: Path) -> None:
             ["mine:noted", "items.jsonl", "--partition", "p"],
             ["options of Slurm", "--backend slurm"],
         ),
-        (["mine:noted", "items.jsonl", "--item-timeout", "0"], ["a limit of 0 s is none"]),
+        (
+            ["mine:noted", "items.jsonl", "--item-timeout", "0"],
+            ["must be a number of seconds above 0, not 0"],
+        ),
         (["mine:noted", "items.jsonl", "--backend", "slurm", "--engines", "2"], ["no Slurm on"]),
     ],
     ids=lambda value: " ".join(value) if value and ":" in value[0] else "",
@@ -181,7 +189,7 @@ def test_map_with_other_code_or_function_in_the_same_directory_is_refused(desk: 
     assert_refused(done, 2, "has results of function mine:noted, this is mine:picky", "--run-dir")
     (desk / "helper.py").write_text("def square(x):\n    return x ** 3\n")
     done = command("neurofleet", "map", "mine:noted", *words, cwd=desk)
-    assert_refused(done, 2, "has results of code", "--run-dir")
+    assert_refused(done, 2, "has results of other code (helper has changed)", "--run-dir")
     assert snapshot(desk / "run") == before
 
 

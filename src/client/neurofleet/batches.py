@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import atexit
-import functools
 import itertools
 import math
 import pickle
 import platform
-import secrets
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +20,7 @@ from neurofleet.engine.job import Missing
 from neurofleet.engine.job_content import BatchEnded, Calls, Ended, Place
 from neurofleet.errors import FleetError, WorkloadFailed
 from neurofleet.farm import Farm, FarmState, SerialFarm, Task, check_engine
+from neurofleet.itemlimit import ItemLimit
 from neurofleet.jobs import Job
 
 #: A batch should take about so long: enough to hide what sending one costs, 4 ms [s].
@@ -37,48 +33,47 @@ SHARE = 1 / 3
 RECEIVE_S = 20.0
 #: An item whose engine was lost so often is taken to be the cause; the others go on.
 MOST_LOSSES = 3
+#: How an item ended of which one learns how long items take.
+BY_ITSELF = ("ok", "raised")
 
 
 class JobPreparation:
-    """Takes an engine through version check and, once for each host, the job's transfer."""
+    """Takes an engine through version check and, once for each host, the job's transfer.
 
-    def __init__(self, job: Job) -> None:
+    Parameters
+    ----------
+    job : Job
+    place : Place
+        Where the person's program works.
+    """
+
+    def __init__(self, job: Job, place: Place | None = None) -> None:
         self._job = job
+        self._place = place or Place()
         self._sent: set[str] = set()
 
     def request(self, answer: Any | None) -> tuple[Any, ...] | None:
         """Return the next call for an engine; see ``farm.Preparation``."""
         if answer is None:
-            return (tasks.probe,)
+            names = tuple(self._job.versions)
+            return (tasks.probe, names) if names else (tasks.probe,)
         if isinstance(answer, FleetError):
             raise answer
         if isinstance(answer, dict):
-            check_engine(answer, {"neurofleet": __version__, "Python": python_version()})
+            wanted = {"neurofleet": __version__, "Python": python_version(), **self._job.versions}
+            check_engine(answer, wanted)
             # An engine of a host that was sent the job waits for it there.
-            wait_s = RECEIVE_S if answer["host"] in self._sent else 0.0
-            return (on_engine.prepare, self._job.digest, None, wait_s, here())
+            return self._prepare(RECEIVE_S if answer["host"] in self._sent else 0.0)
         if isinstance(answer, Missing):
             if answer.host in self._sent and not answer.waited:
-                return (on_engine.prepare, self._job.digest, None, RECEIVE_S, here())
+                return self._prepare(RECEIVE_S)
             # The first of its host, or whoever was receiving it there was lost.
             self._sent.add(answer.host)
-            return (on_engine.prepare, self._job.digest, self._job.payload, 0.0, here())
+            return (on_engine.prepare, self._job.digest, self._job.payload, 0.0, self._place)
         return None
 
-
-@functools.cache
-def here() -> Place:
-    """Return where this program works, so that engines of this computer work there too."""
-    folder = Path(tempfile.mkdtemp(prefix="neurofleet-token-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    token = secrets.token_hex()
-    (folder / "token").write_text(token)
-    return Place(str(Path.cwd()), str(folder / "token"), token)
-
-
-def calls(limit_s: float | None) -> Calls:
-    """Return how items are called."""
-    return Calls(limit_s=limit_s, place=here())
+    def _prepare(self, wait_s: float) -> tuple[Any, ...]:
+        return (on_engine.prepare, self._job.digest, None, wait_s, self._place)
 
 
 def python_version() -> str:
@@ -97,11 +92,14 @@ class Result:
         Where; empty if no engine survived it.
     pid : int
         The engine's.
+    took_s : float
+        At most so long [s]; 0 is not known.
     """
 
     ended: Ended
     host: str
     pid: int
+    took_s: float = 0.0
 
     @property
     def ok(self) -> bool:
@@ -134,10 +132,7 @@ class _Batch(Task):
         digest, items, calls = self.args
         if len(items) == 1:
             return (self,)
-        return [
-            _Batch((number,), self.function, (digest, ((number, item),), calls))
-            for number, item in items
-        ]
+        return [_Batch((item[0],), self.function, (digest, (item,), calls)) for item in items]
 
 
 class Items:
@@ -150,8 +145,10 @@ class Items:
         Pickled, by number.
     engines : callable
         How many can be used now.
-    limit_s : float or None
-        Limit of one item [s].
+    calls : Calls
+        How they are called; the limit is that of ``limit``.
+    limit : ItemLimit or None
+        The limit of one item; ``None`` is that of ``calls``.
     """
 
     def __init__(
@@ -159,14 +156,15 @@ class Items:
         job: Job,
         items: Mapping[int, bytes],
         engines: Callable[[], int],
-        limit_s: float | None = None,
+        calls: Calls | None = None,
+        limit: ItemLimit | None = None,
     ) -> None:
         self._job = job
-        self._items = items
         self._left = iter(items.items())
         self._undrawn = len(items)
         self._engines = engines
-        self._limit_s = limit_s
+        self._calls = calls or Calls()
+        self._limit = limit
         self._done, self._took_s = 0, 0.0
 
     def __iter__(self) -> Iterator[Task]:
@@ -174,18 +172,21 @@ class Items:
 
     def __next__(self) -> Task:
         """Return the next batch, as large as is sensible now."""
-        numbers, content, size = [], [], 0
-        for number, item in itertools.islice(self._left, self._sensible()):
-            numbers.append(number)
-            content.append((number, item))
-            size += len(item)
+        items: list[tuple[int, bytes]] = []
+        size = 0
+        for item in itertools.islice(self._left, self._sensible()):
+            items.append(item)
+            size += len(item[1])
             if size > BATCH_BYTES:
                 break
-        if not numbers:
+        if not items:
             raise StopIteration
-        self._undrawn -= len(numbers)
-        args = (self._job.digest, tuple(content), calls(self._limit_s))
-        return _Batch(tuple(numbers), on_engine.run_batch, args)
+        self._undrawn -= len(items)
+        calls = self._calls
+        if self._limit is not None:
+            calls = calls._replace(limit_s=self._limit.now_s)
+        numbers = tuple(number for number, _ in items)
+        return _Batch(numbers, on_engine.run_batch, (self._job.digest, tuple(items), calls))
 
     def ended(self, batch: BatchEnded) -> None:
         """Learn from a batch how long items take."""
@@ -201,7 +202,11 @@ class Items:
 
 
 def open_farm(
-    choice: EngineChoice, job: Job, logs: Path, watch: Callable[[FarmState], None] | None = None
+    choice: EngineChoice,
+    job: Job,
+    logs: Path,
+    watch: Callable[[FarmState], None] | None = None,
+    place: Place | None = None,
 ) -> tuple[Farm, str]:
     """Return a farm whose engines will hold a job, and the name of its backend.
 
@@ -213,13 +218,16 @@ def open_farm(
         Directory for what engines that are started here leave behind.
     watch : callable or None
         Told the ``FarmState`` when it changes.
+    place : Place or None
+        Where the person's program works.
     """
     if choice.backend == "serial":
-        return SerialFarm(lambda: _prepare_here(job), on_engine.close, watch), "serial"
+        where = place or Place()
+        return SerialFarm(lambda: _prepare_here(job, where), on_engine.close, watch), "serial"
     source, backend = engine_source(choice, logs)
     farm = EngineFarm(
         source,
-        preparation=JobPreparation(job),
+        preparation=JobPreparation(job, place),
         engine_timeout_s=choice.timeout_s,
         watch=watch,
         is_not_ready=lambda result: isinstance(result, Missing),
@@ -227,8 +235,8 @@ def open_farm(
     return farm, backend
 
 
-def _prepare_here(job: Job) -> None:
-    answer = on_engine.prepare(job.digest, job.payload, 0.0, here())
+def _prepare_here(job: Job, place: Place) -> None:
+    answer = on_engine.prepare(job.digest, job.payload, 0.0, place)
     if isinstance(answer, FleetError):
         raise answer
 
@@ -238,7 +246,9 @@ def run_items(
     job: Job,
     items: Mapping[int, bytes],
     on_results: Callable[[Mapping[int, Result]], None],
-    limit_s: float | None = None,
+    calls: Calls | None = None,
+    limit: ItemLimit | None = None,
+    on_again: Callable[[Sequence[int], float, float], None] = lambda _items, _had, _gets: None,
 ) -> None:
     """Call a job for every item.
 
@@ -251,21 +261,72 @@ def run_items(
         Pickled, by number.
     on_results : callable
         Called with what has come, each item once, in any order.
-    limit_s : float or None
-        Limit of one item [s].
+    calls : Calls or None
+        How they are called.
+    limit : ItemLimit or None
+        The limit of one item; ``None`` is that of ``calls``.
+    on_again : callable
+        Told which items reached a limit that was a guess, what it was, and with which one
+        they are tried again [s].
     """
-    batches = Items(job, items, lambda: farm.size, limit_s)
+    left = dict(items)
+    while left:
+        batches = Items(job, left, lambda: farm.size, calls, limit)
+        turn = _Turn(batches, limit, on_results)
+        farm.run(batches, turn.ended, turn.failed)
+        again = turn.judged()
+        left = {number: items[number] for number in again}
+        if again and limit is not None:
+            on_again(list(again), max(again.values()), limit.now_s or 0.0)
 
-    def ended(task: Task, batch: BatchEnded) -> None:
-        batches.ended(batch)
-        results = {
-            number: Result(one, batch.host, batch.pid)
-            for number, one in zip(task.key, batch.items, strict=True)
-        }
-        on_results(results)
 
-    def failed(task: Task, failure: WorkloadFailed) -> None:
+class _Turn:
+    """Results of one turn of the items; those that reached a limit are judged at its end."""
+
+    def __init__(
+        self,
+        batches: Items,
+        limit: ItemLimit | None,
+        on_results: Callable[[Mapping[int, Result]], None],
+    ) -> None:
+        self._batches = batches
+        self._limit = limit
+        self._on_results = on_results
+        self._doubtful: dict[int, tuple[Result, float]] = {}
+
+    def ended(self, task: Task, batch: BatchEnded) -> None:
+        """Hand over what became of a batch."""
+        self._batches.ended(batch)
+        had_s = task.args[2].limit_s
+        by_itself = all(one.status in BY_ITSELF for one in batch.items)
+        took_s = batch.duration_s if by_itself else 0.0
+        if self._limit is not None and by_itself:
+            self._limit.ended(took_s)
+        results = {}
+        for number, one in zip(task.key, batch.items, strict=True):
+            result = Result(one, batch.host, batch.pid, took_s)
+            if one.status == "timeout" and self._deserves_more(had_s):
+                self._doubtful[number] = (result, had_s)
+            else:
+                results[number] = result
+        if results:
+            self._on_results(results)
+
+    def failed(self, task: Task, failure: WorkloadFailed) -> None:
+        """Hand over that no engine survived a batch."""
         reason = failure.what.removeprefix(f"{task.title} ")
-        on_results({number: Result(Ended("lost", reason=reason), "", 0) for number in task.key})
+        self._on_results(
+            {number: Result(Ended("lost", reason=reason), "", 0) for number in task.key}
+        )
 
-    farm.run(batches, ended, failed)
+    def judged(self) -> dict[int, float]:
+        """Return the limits that those items had which deserve another one; settle the others."""
+        doubtful = self._doubtful
+        again = {n: had_s for n, (_, had_s) in doubtful.items() if self._deserves_more(had_s)}
+        settled = {n: result for n, (result, _) in doubtful.items() if n not in again}
+        if settled:
+            self._on_results(settled)
+        return again
+
+    def _deserves_more(self, had_s: float | None) -> bool:
+        return self._limit is not None and self._limit.deserves_more(had_s)

@@ -225,8 +225,8 @@ def check_engine(told: Mapping[str, Any], ours: Mapping[str, str]) -> None:
     theirs = {**told["versions"], "neurofleet": told["neurofleet"], "Python": told.get("python")}
     for name, version in ours.items():
         if theirs.get(name) != version:
+            has = f"{name} {theirs[name]}" if theirs.get(name) else f"no {name}"
             raise WorkloadFailed(
-                f"the engine on {told['host']} has {name} {theirs.get(name)},"
-                f" this machine has {version}",
+                f"the engine on {told['host']} has {has}, this machine has {version}",
                 remedy="Install the same lock on both; results could differ",
             )

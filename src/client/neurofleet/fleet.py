@@ -2,35 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
+from neurofleet import safe_point
 from neurofleet.backends import EngineSource
 from neurofleet.backends.choice import EngineChoice, engine_source
 from neurofleet.backends.slurm import SlurmRequest
-from neurofleet.batches import JobPreparation, Result, run_items
 from neurofleet.dispatch import EngineFarm
 from neurofleet.engine.job import Missing
-from neurofleet.errors import FleetError, UsageError, WorkloadFailed
-from neurofleet.jobs import Job, pickled
+from neurofleet.errors import FleetError, UsageError
+from neurofleet.farm import FarmState
+from neurofleet.fleet_map import ItemFailed, Stopped, Wanted, generators_kept, map_on
 
 #: How long the plain client's hub may take to answer [s].
 CLIENT_TIMEOUT_S = 30
-
-
-class ItemFailed(WorkloadFailed):
-    """A function raised for an item.
-
-    Attributes
-    ----------
-    item : int
-        The item's number, from 0.
-    """
-
-    item: int = -1
 
 
 class Fleet:
@@ -41,7 +32,9 @@ class Fleet:
     ...     fleet.map(abs, [-1, 2, -3])
     [1, 2, 3]
 
-    Made by ``Fleet.local``, ``Fleet.profile`` and ``Fleet.slurm``.
+    Made by ``Fleet.local``, ``Fleet.profile`` and ``Fleet.slurm``. In the main thread the
+    signals that ask for a stop (SIGUSR1, SIGTERM) are listened for, unless the program
+    handles them itself.
     """
 
     def __init__(self, choice: EngineChoice) -> None:
@@ -50,6 +43,8 @@ class Fleet:
         self._source: EngineSource | None = None
         self._farm: EngineFarm | None = None
         self._client: Any = None
+        self._watch: Callable[[FarmState], None] = _ignore
+        self._listening = contextlib.ExitStack()
 
     @classmethod
     def local(cls, engines: int | None = None, *, timeout_s: float = 300.0) -> Fleet:
@@ -122,10 +117,12 @@ class Fleet:
             )
         self._folder = Path(tempfile.mkdtemp(prefix=".neurofleet-", dir=self._choice.scratch))
         try:
+            self._listening.enter_context(safe_point.listening())
             self._source, _ = engine_source(self._choice, self._folder / "engines")
             self._farm = EngineFarm(
                 self._source,
                 engine_timeout_s=self._choice.timeout_s,
+                watch=lambda state: self._watch(state),
                 is_not_ready=lambda result: isinstance(result, Missing),
             )
             self._farm.open()
@@ -148,6 +145,7 @@ class Fleet:
         folder, self._folder = self._folder, None
         if folder is not None:
             shutil.rmtree(folder, ignore_errors=True)
+        self._listening.close()
 
     def __len__(self) -> int:
         """Return how many engines can be used now."""
@@ -172,13 +170,21 @@ class Fleet:
         items: Iterable[Any],
         *,
         shared: Mapping[str, Any] | None = None,
-        item_timeout_s: float | None = None,
+        seed: int = 0,
+        item_timeout_s: float | str | None = None,
         return_exceptions: bool = False,
+        mechanisms: str | os.PathLike[str] | None = None,
+        verbose: bool = False,
+        run_dir: str | os.PathLike[str] | None = None,
+        keep_results: bool = False,
+        retry_failed: bool = False,
+        files_limit_mb: float = 100,
     ) -> list[Any]:
         """Call a function for each item, and return the results in the items' order.
 
         Items go to engines in batches that follow how long they take. Those of an engine
-        that is lost are computed by another one.
+        that is lost are computed by another one. Python's ``random`` and numpy's generator
+        are in this program afterwards as they were before.
 
         Parameters
         ----------
@@ -189,11 +195,29 @@ class Fleet:
             What each call gets.
         shared : mapping or None
             Keyword arguments of all calls, sent once to each host.
-        item_timeout_s : float or None
-            Limit of one item [s].
+        seed : int
+            Item ``i``, from 0, draws from generators that are seeded by ``(seed, i)``.
+        item_timeout_s : float, "none" or None
+            Limit of one item [s]; no limit; or, ``None``, 20 times the longest item that
+            ended, at least 120 s. While none has ended it is 600 s, and an item that
+            reaches it is tried again with twice the limit.
         return_exceptions : bool
             Put an ``ItemFailed`` into the list for an item that failed, in place of
             raising the first one when all are done.
+        mechanisms : path or None
+            A directory with ``.mod`` files, which are sent along, compiled once for each
+            host, and loaded before the function.
+        verbose : bool
+            Print what the calls print, each line with its item.
+        run_dir : path or None
+            Where results are kept: the same call again computes only what is missing or
+            failed. Files that calls on other machines write are brought there.
+        keep_results : bool
+            Keep the results in ``run_dir`` although the code has changed since.
+        retry_failed : bool
+            Compute only items that have failed before; keep all results in ``run_dir``.
+        files_limit_mb : float
+            The most that is brought back of what one item wrote [MB].
 
         Raises
         ------
@@ -201,23 +225,40 @@ class Fleet:
             Function, data or an item cannot be sent; says which item.
         ItemFailed
             The function raised, or took too long, or ended every engine that tried.
+        Stopped
+            A stop was asked for, by SIGUSR1 or SIGTERM; what had begun is kept in
+            ``run_dir``. A program that does not catch it ends with exit code 130. Without
+            ``run_dir``, where nothing is kept, it is ``Interrupted``.
         FleetError
             See its subclasses.
         """
         farm = self._opened()
-        sent = pickled(items)
-        content = dict(enumerate(sent))
-        job = Job.of(function, shared, sent)
-        results: dict[int, Result] = {}
-        if content:
-            farm.prepare_for(JobPreparation(job))
-            farm.open()
-            run_items(farm, job, content, results.update, item_timeout_s)
-        values = [_value(job, number, results[number]) for number in content]
+        wanted = Wanted(
+            function=function,
+            shared=dict(shared or {}),
+            seed=seed,
+            limit_s=item_timeout_s,
+            files_bytes=int(files_limit_mb * 1_000_000),
+            verbose=verbose,
+            mechanisms=None if mechanisms is None else Path(mechanisms),
+            run_dir=None if run_dir is None else Path(run_dir).absolute(),
+            keep_results=keep_results,
+            retry_failed=retry_failed,
+        )
+        with generators_kept():
+            values = map_on(farm, self._choice, wanted, items, self._watched)
         failed = [value for value in values if isinstance(value, ItemFailed)]
         if failed and not return_exceptions:
             raise failed[0]
         return values
+
+    @contextlib.contextmanager
+    def _watched(self, watch: Callable[[FarmState], None]) -> Iterator[None]:
+        self._watch = watch
+        try:
+            yield
+        finally:
+            self._watch = _ignore
 
     def _opened(self) -> EngineFarm:
         if self._farm is None:
@@ -225,16 +266,8 @@ class Fleet:
         return self._farm
 
 
-def _value(job: Job, number: int, result: Result) -> Any:
-    if result.ok:
-        return result.value()
-    where = f" on {result.host}" if result.host else ""
-    failure = ItemFailed(
-        f"{job.name} failed for item {number}{where}: {result.ended.reason}",
-        remedy="Call it for that item here to see more",
-    )
-    failure.item = number
-    return failure
+def _ignore(_state: FarmState) -> None:
+    """Tell nobody."""
 
 
-__all__ = ["Fleet", "FleetError", "ItemFailed"]
+__all__ = ["Fleet", "FleetError", "ItemFailed", "Stopped"]

@@ -67,6 +67,10 @@ class ItemWatcher:
         """Show a line for a person."""
         self._console.print(Text(text))
 
+    def printed(self, number: int, line: str) -> None:
+        """Show a line that an item printed; its number counts from 0."""
+        self.says(f"item {number + 1}: {line}")
+
     def farm(self, state: FarmState) -> None:
         """Engines came, went, or changed what they do."""
         if not self._console.is_terminal:

@@ -15,6 +15,9 @@ from neurofleet.backends import tether
 from neurofleet.engine.host_cache import cache_directory
 from neurofleet.engine.warm_process import ONE_THREAD
 
+#: What items have printed (``itemoutput.py``), which is no cluster's.
+KEPT = "output"
+
 
 def make_cluster(
     engines: int,
@@ -29,7 +32,7 @@ def make_cluster(
     engines : int
         Engines on this machine; one thread each.
     directory : Path
-        For the cluster's profile and logs; emptied first.
+        For the cluster's profile and logs; emptied first, but for ``output``.
     controller_args : sequence of str
         More of them.
     controller : str
@@ -38,8 +41,7 @@ def make_cluster(
     import ipyparallel
     from traitlets.config import Config
 
-    shutil.rmtree(directory, ignore_errors=True)
-    directory.mkdir(parents=True)
+    _empty(directory)
     tethered = [sys.executable, "-I", "-S", tether.__file__, str(os.getpid())]
     module = [sys.executable, "-m"]
     config = Config()
@@ -66,6 +68,18 @@ def make_cluster(
         shutdown_atexit=False,
         log=log,
     )
+
+
+def _empty(directory: Path) -> None:
+    """Remove what an earlier cluster has left; what functions printed then is kept."""
+    directory.mkdir(parents=True, exist_ok=True)
+    for path in directory.iterdir():
+        if path.name == KEPT:
+            continue
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def end_cluster(cluster: Any) -> None:

@@ -8,10 +8,12 @@ import os
 import platform
 import socket
 from collections import OrderedDict
+from collections.abc import Sequence
 
 from neurofleet import __version__
 from neurofleet.engine import host_cache
 from neurofleet.engine.outcome import Description, Outcome
+from neurofleet.engine.own_modules import distribution_versions
 from neurofleet.engine.warm_process import WarmProcess
 from neurofleet.errors import FleetError, ModelError, WorkloadFailed
 
@@ -25,14 +27,20 @@ class NotReady:
     """Returned by a task that needs the engine to be prepared first."""
 
 
-def probe() -> dict[str, object]:
-    """Say who this engine is and what it runs."""
+def probe(distributions: Sequence[str] = ()) -> dict[str, object]:
+    """Say who this engine is and what it runs.
+
+    Parameters
+    ----------
+    distributions : sequence of str
+        Packages whose versions are asked for, besides those that decide a score.
+    """
     return {
         "host": socket.gethostname(),
         "pid": os.getpid(),
         "neurofleet": __version__,
         "python": ".".join(platform.python_version_tuple()[:2]),
-        "versions": host_cache.versions(),
+        "versions": {**host_cache.versions(), **distribution_versions(distributions)},
     }
 
 
