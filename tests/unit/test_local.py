@@ -8,8 +8,9 @@ from pathlib import Path
 import psutil
 import pytest
 
+from neurofleet import __version__
 from neurofleet.backends.local import LocalEngines, usable_cores
-from neurofleet.backends.own_cluster import make_cluster
+from neurofleet.engine import tasks
 from neurofleet.errors import UsageError
 from unit.support import wait_until
 
@@ -54,7 +55,7 @@ def test_local_engines_started_and_closed_leave_no_process(tmp_path: Path) -> No
             threads = client[0].apply_sync(os.getenv, "OMP_NUM_THREADS")
             where = client[0].apply_sync(os.getcwd)
         assert threads == "1"
-        assert Path(where) == directory  # never the model's
+        assert Path(where) == Path.cwd()  # as ipyparallel's own do
         assert Path(source.connection_file).exists()
         assert source.tend(1) is True
         mode = Path(source.connection_file).stat().st_mode
@@ -65,13 +66,31 @@ def test_local_engines_started_and_closed_leave_no_process(tmp_path: Path) -> No
     source.close()
 
 
-def test_cluster_in_a_directory_that_was_used_keeps_what_items_have_printed(tmp_path: Path) -> None:
-    (tmp_path / "output").mkdir()
-    (tmp_path / "output/host-1.log").write_text("hello")
-    (tmp_path / "log").mkdir()
-    (tmp_path / "log/old.log").touch()
-    (tmp_path / "ipcontroller-client.json").touch()
-    make_cluster(0, tmp_path)
-    assert (tmp_path / "output/host-1.log").read_text() == "hello"
-    assert not (tmp_path / "log/old.log").exists()
-    assert not (tmp_path / "ipcontroller-client.json").exists()
+@pytest.mark.timeout(90)
+def test_local_engines_in_a_directory_with_files_named_like_modules_start_and_keep_all_logs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("random", "neurofleet", "zmq", "neuron"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('the wrong module')\n")
+    directory = tmp_path / "run" / "engines"
+    earlier = directory / "log" / "ipengine-old.log"  # as neurofleet 0.1 left it
+    earlier.parent.mkdir(parents=True)
+    earlier.write_text("kept")
+    printed = directory / "output" / "host-1.log"
+    printed.parent.mkdir()
+    printed.write_text("hello")
+    monkeypatch.chdir(tmp_path)
+    for _ in range(2):
+        source = LocalEngines(1, directory)
+        try:
+            with source.connect() as client:
+                client.wait_for_engines(1, timeout=60)
+                told = client[0].apply_sync(tasks.probe)
+        finally:
+            source.close()
+        assert told["neurofleet"] == __version__
+    assert earlier.read_text() == "kept"
+    assert printed.read_text() == "hello"
+    logs = {path.relative_to(directory).parts[0] for path in directory.rglob("*.log")}
+    assert logs == {"log", "output", "1", "2"}
+    assert not list(directory.rglob("*.json"))  # those with the key are gone

@@ -6,7 +6,13 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from neurofleet.backends.own_cluster import end_cluster, is_alive, make_cluster
+from neurofleet.backends.own_cluster import (
+    end_cluster,
+    fresh_directory,
+    is_alive,
+    make_cluster,
+    tidy,
+)
 from neurofleet.engine.limits import usable_cpus
 from neurofleet.errors import EnginesUnreachable, TooFewEngines, UsageError
 
@@ -31,7 +37,7 @@ class LocalEngines:
     count : int
         Number of engines; one thread each.
     directory : Path
-        For the cluster's profile and logs; emptied first.
+        Each start of engines has a directory below it, for its profile and logs.
     """
 
     def __init__(self, count: int, directory: Path) -> None:
@@ -41,7 +47,7 @@ class LocalEngines:
             )
         self.name = "local"
         self.expected = count
-        self._directory = directory
+        self._above = self._directory = directory
         self._cluster: Any = None
         self._replacements = 0
         self.connection_file = ""
@@ -50,6 +56,7 @@ class LocalEngines:
         """Start a controller and the engines, and return a client."""
         self.close()
         try:
+            self._directory = fresh_directory(self._above)
             self._cluster = make_cluster(self.expected, self._directory)
             self._cluster.start_cluster_sync()
             client = self._cluster.connect_client_sync()
@@ -95,3 +102,4 @@ class LocalEngines:
         cluster, self._cluster = self._cluster, None
         if cluster is not None:
             end_cluster(cluster)
+            tidy(self._directory)

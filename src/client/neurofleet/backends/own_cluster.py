@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import os
 import shutil
@@ -15,8 +16,48 @@ from neurofleet.backends import tether
 from neurofleet.engine.host_cache import cache_directory
 from neurofleet.engine.warm_process import ONE_THREAD
 
-#: What items have printed (``itemoutput.py``), which is no cluster's.
-KEPT = "output"
+#: What starts engines, and what these start, imports nothing from the person's directory.
+SAFE_PATH = {"PYTHONSAFEPATH": "1"}
+#: ipyparallel's engine itself puts its directory first; this takes it out.
+NO_DIRECTORY = "--IPEngine.startup_command=import sys; sys.path[:] = filter(None, sys.path)"
+#: What a cluster makes besides its logs; it has the key.
+MADE = ("security", "pid", "startup")
+
+
+def fresh_directory(above: Path) -> Path:
+    """Make a directory for one start of engines, beside those of earlier ones.
+
+    Parameters
+    ----------
+    above : Path
+        Made if it is not there.
+    """
+    above.mkdir(parents=True, exist_ok=True)
+    for number in itertools.count(1):
+        directory = above / str(number)
+        with contextlib.suppress(FileExistsError):
+            directory.mkdir(mode=0o700)
+            return directory
+    raise AssertionError("numbers do not end")
+
+
+def tidy(directory: Path) -> None:
+    """Remove what a cluster has left besides its logs."""
+    for name in MADE:
+        shutil.rmtree(directory / name, ignore_errors=True)
+    for state in directory.glob("log/engines*.json"):
+        state.unlink(missing_ok=True)
+    for empty in (*directory.glob("*"), directory):
+        with contextlib.suppress(OSError):
+            empty.rmdir()
+
+
+def working_directory(otherwise: Path) -> Path:
+    """Return where engines of this computer work: where this process does."""
+    try:
+        return Path.cwd()
+    except OSError:  # it was removed
+        return otherwise
 
 
 def make_cluster(
@@ -32,7 +73,7 @@ def make_cluster(
     engines : int
         Engines on this machine; one thread each.
     directory : Path
-        For the cluster's profile and logs; emptied first, but for ``output``.
+        For the cluster's profile and logs, of its own; see ``fresh_directory``.
     controller_args : sequence of str
         More of them.
     controller : str
@@ -41,15 +82,17 @@ def make_cluster(
     import ipyparallel
     from traitlets.config import Config
 
-    _empty(directory)
     tethered = [sys.executable, "-I", "-S", tether.__file__, str(os.getpid())]
-    module = [sys.executable, "-m"]
+    module = [sys.executable, "-P", "-m"]
     config = Config()
     config.ControllerLauncher.controller_cmd = [*tethered, *module, controller]
     config.EngineLauncher.engine_cmd = [*tethered, *module, "ipyparallel.engine"]
-    config.EngineLauncher.engine_args = [f"--work-dir={directory}"]
+    config.EngineLauncher.engine_args = [
+        f"--work-dir={working_directory(directory)}",
+        NO_DIRECTORY,
+    ]
     cache = str(cache_directory())  # relative to this process's directory, not to an engine's
-    config.BaseLauncher.environment = {**ONE_THREAD, "NEUROFLEET_CACHE": cache}
+    config.BaseLauncher.environment = {**ONE_THREAD, **SAFE_PATH, "NEUROFLEET_CACHE": cache}
     log = logging.getLogger("neurofleet.backends.ipyparallel")
     log.setLevel(logging.ERROR)
     return ipyparallel.Cluster(
@@ -68,18 +111,6 @@ def make_cluster(
         shutdown_atexit=False,
         log=log,
     )
-
-
-def _empty(directory: Path) -> None:
-    """Remove what an earlier cluster has left; what functions printed then is kept."""
-    directory.mkdir(parents=True, exist_ok=True)
-    for path in directory.iterdir():
-        if path.name == KEPT:
-            continue
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink(missing_ok=True)
 
 
 def end_cluster(cluster: Any) -> None:
@@ -106,6 +137,9 @@ def end_cluster(cluster: Any) -> None:
     for process in [*alive, *below]:
         with contextlib.suppress(psutil.Error):
             process.kill()
+    for launcher in [*launchers, cluster.controller]:
+        if launcher is not None:
+            launcher.output_file = ""  # ipyparallel would remove the log
     with contextlib.suppress(Exception):
         cluster.stop_cluster_sync()
 

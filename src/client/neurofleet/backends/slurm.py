@@ -26,7 +26,13 @@ from pathlib import Path
 from typing import Any
 
 from neurofleet import safe_point
-from neurofleet.backends.own_cluster import end_cluster, is_alive, make_cluster
+from neurofleet.backends.own_cluster import (
+    end_cluster,
+    fresh_directory,
+    is_alive,
+    make_cluster,
+    tidy,
+)
 from neurofleet.backends.slurm_jobs import (
     NEVER,
     WAITING,
@@ -141,7 +147,7 @@ class SlurmEngines:
         self.expected = tasks(count)
         self.connection_file = ""
         self._request = request
-        self._directory = directory
+        self._above = self._directory = directory
         self._engine_timeout_s = engine_timeout_s
         self._cluster: Any = None
         self._job: Job | None = None
@@ -182,6 +188,7 @@ class SlurmEngines:
     def _start_controller(self) -> Any:
         address = address_towards(some_node(self._request.partition))
         try:
+            self._directory = fresh_directory(self._above)
             self._cluster = make_cluster(
                 0,
                 self._directory,
@@ -209,7 +216,7 @@ class SlurmEngines:
     def _start_engines(self) -> Job:
         engine_file = self._cluster.controller.connection_files["engine"]
         task = [
-            *(sys.executable, "-m", "neurofleet.backends.slurm_task"),
+            *(sys.executable, "-P", "-m", "neurofleet.backends.slurm_task"),
             f"--file={engine_file}",
             f"--profile-dir={self._directory}",
         ]
@@ -331,3 +338,4 @@ class SlurmEngines:
         cluster, self._cluster = self._cluster, None
         if cluster is not None:
             end_cluster(cluster)
+            tidy(self._directory)

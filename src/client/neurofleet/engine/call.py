@@ -66,7 +66,7 @@ class Work(NamedTuple):
         Where each item is called.
     own_directories : bool
         Whether these are to be made.
-    memory : int or None
+    memory : int
         The most that the process may have [bytes].
     files : list
         What the server has open for writing.
@@ -78,7 +78,7 @@ class Work(NamedTuple):
     seed: int
     directories: Sequence[str]
     own_directories: bool
-    memory: int | None
+    memory: int
     files: list[Any]
 
 
@@ -117,8 +117,7 @@ def work_and_exit(work: Work, ends: Ends, server: int) -> NoReturn:
 def _begin(work: Work, ends: Ends, server: int) -> None:
     die_with_parent(server)
     forks.lead_a_group()
-    if work.memory is not None:
-        forks.limit_memory(work.memory)
+    forks.limit_memory(work.memory)
     if len(work.items) > 1:
         forks.adopt_orphans()  # to know of them after each call
     signal.signal(signal.SIGINT, signal.default_int_handler)

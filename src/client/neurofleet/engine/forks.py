@@ -14,6 +14,7 @@ import signal
 import sys
 import time
 
+_PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 #: What a process that has ended by itself leaves running may take so long to end as well [s].
 LINGER_S = 0.2
@@ -25,6 +26,12 @@ def adopt_orphans() -> None:
     """Become the parent of all processes below this one whose own parent ends."""
     if sys.platform == "linux":
         _c_library().prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+def outlive_parent() -> None:
+    """Take back ``limits.die_with_parent``: this process notices, and tidies up."""
+    if sys.platform == "linux":
+        _c_library().prctl(_PR_SET_PDEATHSIG, 0)
 
 
 def lead_a_group() -> None:

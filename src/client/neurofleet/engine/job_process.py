@@ -20,6 +20,7 @@ from neurofleet.engine import frames
 from neurofleet.engine.forks import last_words
 from neurofleet.engine.job_content import Calls, Ended
 from neurofleet.engine.job_server import DAMAGED
+from neurofleet.engine.warm import memory_limit
 from neurofleet.engine.warm_process import without_display
 from neurofleet.errors import FleetError, WorkloadFailed
 
@@ -27,8 +28,6 @@ from neurofleet.errors import FleetError, WorkloadFailed
 LOAD_LIMIT_S = 600.0
 #: How long the server has to end what it is calling, and itself [s].
 CLOSE_S = 5.0
-#: Set for engines and not for what a person's function starts.
-SAFE_PATH = "PYTHONSAFEPATH"
 #: Not run as a module: a function's ``__main__`` is the person's program, or nothing.
 PROGRAM = "from neurofleet.engine.job_server import main; main()"
 
@@ -61,15 +60,14 @@ class JobProcess:
 
     def __init__(self, file: Path, directory: str) -> None:
         self._connection, theirs = socket.socketpair()
-        self._scratch = tempfile.mkdtemp(prefix="neurofleet-calls-")
+        self._scratch = "" if directory else tempfile.mkdtemp(prefix="neurofleet-calls-")
         self._output = tempfile.TemporaryFile()  # noqa: SIM115 - it is closed with the process
-        words = [theirs.fileno(), os.getpid(), file, directory, self._scratch]
+        words = [theirs.fileno(), os.getpid(), memory_limit(), file, directory, self._scratch]
         environment = without_display()
-        environment.pop(SAFE_PATH, None)
         try:
             self._process = subprocess.Popen(
                 [sys.executable, "-P", "-c", PROGRAM, *map(str, words)],
-                cwd=self._scratch,
+                cwd=self._scratch or "/",
                 env=environment,
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
@@ -120,7 +118,8 @@ class JobProcess:
     def _discard(self) -> None:
         self._connection.close()
         self._output.close()
-        shutil.rmtree(self._scratch, ignore_errors=True)
+        if self._scratch:
+            shutil.rmtree(self._scratch, ignore_errors=True)
 
     def _loaded(self) -> Any:
         until = time.monotonic() + LOAD_LIMIT_S

@@ -29,13 +29,17 @@ ONE_THREAD = dict.fromkeys(
 )
 
 
+#: PYTHONSAFEPATH is for engines, not for the programs that a person's code starts.
+NOT_FOR_MODELS = frozenset({"DISPLAY", "PYTHONSAFEPATH"})
+
+
 def without_display() -> dict[str, str]:
     """Return this environment for a process that simulates.
 
     NEURON ends the process when DISPLAY names a screen that it cannot open. A model that calls
     ``nrnivmodl`` finds the one of this environment, also if it is not activated.
     """
-    kept = {name: value for name, value in os.environ.items() if name != "DISPLAY"}
+    kept = {name: value for name, value in os.environ.items() if name not in NOT_FOR_MODELS}
     beside_python = str(Path(sys.executable).parent)
     path = [part for part in kept.get("PATH", os.defpath).split(os.pathsep) if part]
     if beside_python not in path:
