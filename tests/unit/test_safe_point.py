@@ -18,6 +18,8 @@ import pytest
 
 from neurofleet import safe_point
 from neurofleet.cli.common import Duration
+from neurofleet.errors import Interrupted
+from neurofleet.farm import SerialFarm, Task
 from unit.support import assert_refused, command, wait_until, write_model
 
 #: An individual of the model takes so long [s].
@@ -118,16 +120,27 @@ def test_stop_after_leaves_the_alarm_of_the_process_to_others(fresh: None) -> No
 
 
 def test_stop_after_holds_beside_a_limit_of_items(tmp_path: Path) -> None:
-    (tmp_path / "mine.py").write_text(
-        "import time\ndef slow(x):\n    time.sleep(0.2)\n    return x\n"
-    )
-    (tmp_path / "items.jsonl").write_text("".join(f"{i}\n" for i in range(500)))
+    (tmp_path / "items.jsonl").write_text("0.2\n0.21\n" * 200)
     done = command(
-        "neurofleet", "map", "mine:slow", "items.jsonl", "--backend=serial", "--item-timeout=30",
+        "neurofleet", "map", "time:sleep", "items.jsonl", "--backend=serial", "--item-timeout=30",
         "--stop-after=3s", "--run-dir=run", cwd=tmp_path,
     )  # fmt: skip
     assert done.returncode == 130, done.stderr
     assert "stopped at a safe point" in done.stderr
+
+
+def test_stop_asked_for_by_sigterm_between_two_tasks_loses_neither(fresh: None) -> None:
+    safe_point.listen()
+    kept: list[object] = []
+
+    def keep(task: Task, _result: object) -> None:
+        kept.append(task.key)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    farm = SerialFarm(lambda: None, lambda: None)
+    with pytest.raises(Interrupted, match="stopped at a safe point"):
+        farm.run([Task(i, abs, (i,)) for i in range(3)], keep)
+    assert kept == [0]
 
 
 def test_stop_listened_for_by_a_program_ends_its_wait_at_the_limit(fresh: None) -> None:

@@ -189,20 +189,20 @@ class SerialFarm:
         on_failure: Callable[[Task, WorkloadFailed], None] | None = None,
     ) -> None:
         """Run all tasks in the order given; what one raises is raised."""
-        for task in tasks:
-            if safe_point.asked():
-                raise safe_point.reached(self._completed)
-            self._tell(Running(task.key, socket.gethostname(), time.time()))
-            try:
-                with safe_point.working():
+        with safe_point.working():  # also between two tasks, so that SIGTERM loses neither
+            for task in tasks:
+                if safe_point.asked():
+                    raise safe_point.reached(self._completed)
+                self._tell(Running(task.key, socket.gethostname(), time.time()))
+                try:
                     result = task.function(*task.args)
-            except WorkloadFailed as failure:
-                if on_failure is None:
-                    raise
-                on_failure(task, failure)
-                continue
-            self._completed += 1
-            on_result(task, result)
+                except WorkloadFailed as failure:
+                    if on_failure is None:
+                        raise
+                    on_failure(task, failure)
+                    continue
+                self._completed += 1
+                on_result(task, result)
         self._tell()
 
     def _tell(self, *running: Running) -> None:
