@@ -760,7 +760,7 @@ def test_farm_of_a_model_that_does_not_load_says_why(shared: str) -> None:
     farm, _ = model_farm(shared, EvaluatorSpec("evaluator:no_such_factory"))
     try:
         with pytest.raises(
-            ModelError, match="does not exist: evaluator has no .no_such_factory., it has create"
+            ModelError, match=r"does not exist: evaluator has no .no_such_factory., it has create"
         ):
             farm.open()
     finally:
