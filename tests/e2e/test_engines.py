@@ -81,7 +81,10 @@ def _libraries(cache: Path) -> list[Path]:
         (Model("not_an_evaluator"), r"returns a dict, not a BluePyOpt evaluator"),
         (Model("not_an_evaluator", "evaluator:without_parameters"), r"no parameters to vary"),
         (Model("not_an_evaluator", "evaluator:leaves"), r"SystemExit: usage"),
-        (Model("not_an_evaluator", "evaluator:absent"), r"does not have the factory"),
+        (
+            Model("not_an_evaluator", "evaluator:absent"),
+            r"does not exist: evaluator has no .absent., it has",
+        ),
         (Model("not_an_evaluator", "absent:create"), r"No module named 'absent'"),
         (Model("pure_python", kwargs={"colour": 3}), r"unexpected keyword argument 'colour'"),
         (Model("nowhere"), r"there is no model directory"),

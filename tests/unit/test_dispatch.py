@@ -759,7 +759,9 @@ def test_farm_of_a_model_prepares_each_engine_once_and_scores(shared: str) -> No
 def test_farm_of_a_model_that_does_not_load_says_why(shared: str) -> None:
     farm, _ = model_farm(shared, EvaluatorSpec("evaluator:no_such_factory"))
     try:
-        with pytest.raises(ModelError, match="evaluator has no 'no_such_factory'"):
+        with pytest.raises(
+            ModelError, match=r"does not exist: evaluator has no .no_such_factory., it has create"
+        ):
             farm.open()
     finally:
         farm.close()

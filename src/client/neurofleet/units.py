@@ -153,12 +153,16 @@ class _Guarded:
     """An objective that scores its penalty instead of raising."""
 
     def __init__(
-        self, objective: Any, penalty: float, raised: list[str], tracebacks: list[str]
+        self,
+        objective: Any,
+        penalty: float,
+        raised: list[str],
+        tracebacks: list[str] | None = None,
     ) -> None:
         self._objective = objective
         self._penalty = penalty
         self._raised = raised
-        self._tracebacks = tracebacks
+        self._tracebacks = [] if tracebacks is None else tracebacks
 
     def calculate_score(self, responses: Any) -> float:
         try:

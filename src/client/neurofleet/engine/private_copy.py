@@ -88,11 +88,11 @@ class PrivateCopy:
     """
 
     def __init__(self, cached: Cached) -> None:
-        above = plain_temporary_directory()
-        _remove_abandoned(above)
         self.top = Path()
         self.lock = -1
         try:
+            above = plain_temporary_directory()
+            _remove_abandoned(above)
             self.top = Path(tempfile.mkdtemp(prefix=PREFIX, dir=above))
             self.lock = os.open(self.top / "owner", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
             fcntl.flock(self.lock, fcntl.LOCK_EX)
@@ -101,10 +101,7 @@ class PrivateCopy:
             _fill(self.model, cached)
         except OSError as error:
             self.close()
-            raise WorkloadFailed(
-                f"the model cannot be copied to {str(above)!r} ({error.strerror or error})",
-                remedy="Make room there, or name another place with TMPDIR",
-            ) from error
+            raise no_room(error) from error
         except BaseException:
             self.close()
             raise
@@ -209,6 +206,15 @@ def plain_temporary_directory() -> Path:
     if not _PLAIN.fullmatch(found) and os.access("/tmp", os.W_OK | os.X_OK):
         return Path("/tmp")
     return Path(found)
+
+
+def no_room(error: OSError) -> WorkloadFailed:
+    """Return what to say when the temporary directory cannot be written."""
+    where = f" to {tempfile.tempdir!r}" if tempfile.tempdir else ""
+    return WorkloadFailed(
+        f"the model cannot be copied{where} ({error.strerror or error})",
+        remedy="Make room there, or name another place with TMPDIR",
+    )
 
 
 def is_plain(path: Path) -> bool:

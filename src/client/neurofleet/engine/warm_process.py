@@ -16,6 +16,7 @@ from typing import Any
 
 from neurofleet.engine import host_cache
 from neurofleet.engine.outcome import Description, Outcome
+from neurofleet.engine.private_copy import no_room
 from neurofleet.engine.warm import LOAD_LIMIT_S, LONGEST_TRACEBACK
 from neurofleet.errors import FleetError, ModelError, WorkloadFailed
 
@@ -78,7 +79,10 @@ class WarmProcess:
             environment.pop("NRN_NMODL_PATH", None)
         with contextlib.ExitStack() as resources:
             resources.callback(copy.close)
-            self._output = resources.enter_context(tempfile.TemporaryFile())
+            try:
+                self._output = resources.enter_context(tempfile.TemporaryFile())
+            except OSError as error:
+                raise no_room(error) from error
             self._connection, theirs = multiprocessing.Pipe()
             self._process = subprocess.Popen(
                 [
