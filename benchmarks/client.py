@@ -32,7 +32,8 @@ from neurofleet.farm import ByName, Task
 from neurofleet.jobs import Job, pickled
 from neurofleet.store import FILE, pack_floats
 from neurofleet.workloads import l5pc
-from neurofleet.workloads.loo_forest import HELD_OUT, made_data, predict_left_out
+from neurofleet.workloads.left_out import predict_left_out
+from neurofleet.workloads.loo_forest import HELD_OUT, made_data
 from payload import message_size
 
 BIN = Path(sys.executable).parent

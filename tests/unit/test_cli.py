@@ -383,13 +383,13 @@ def test_head_gets_all_words_that_follow_it(
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (("--offspring-size", "-4"), ("offspring size of -4",)),
-        (("--offspring-size", "0"), ("offspring size of 0",)),
+        (("--offspring-size", "-4"), ("--offspring-size must be from 1 to", "not -4")),
+        (("--offspring-size", "0"), ("--offspring-size must be from 1 to", "not 0")),
         (("--offspring-size", "four"), ("--offspring-size", "four")),
-        (("--max-ngen", "-1"), ("-1 generations",)),
-        (("--max-ngen", "0"), ("0 generations",)),
-        (("--engines", "0", "--backend", "local"), ("0 engines", "--engines")),
-        (("--engines", "-2", "--backend", "local"), ("-2 engines",)),
+        (("--max-ngen", "-1"), ("--max-ngen must be at least 1, not -1",)),
+        (("--max-ngen", "0"), ("--max-ngen must be at least 1, not 0",)),
+        (("--engines", "0", "--backend", "local"), ("--engines must be from 1 to", "not 0")),
+        (("--engines", "-2", "--backend", "local"), ("--engines must be from 1 to", "not -2")),
         (("--unit-timeout", "0"), ("--unit-timeout",)),
         (("--unit-timeout", "-1"), ("--unit-timeout",)),
         (("--unit-timeout", "nan"), ("--unit-timeout",)),
@@ -399,7 +399,7 @@ def test_head_gets_all_words_that_follow_it(
         (("--cxpb", "nan"), ("cxpb",)),
         (("--eta", "0"), ("eta",)),
         (("--selector", "CMA"), ("--selector", "IBEA")),
-        (("--kwargs", "{"), ("--kwargs is no JSON",)),
+        (("--kwargs", "{"), ("--kwargs is not JSON",)),
         (("--kwargs", "[1]"), ("--kwargs is a JSON list, not an object",)),
         (("--kwargs", '{"a": NaN}'), ("not JSON",)),
         (("--search", "../x"), ("leads out of the model",)),
@@ -446,7 +446,7 @@ def test_optimise_directory_of_something_else_is_refused(tmp_path: Path) -> None
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "chapter1.tex").write_text("years of work")
     assert_refused_and_unchanged(
-        tmp_path, 2, "is not empty and no run directory", run=("--run-dir", "thesis")
+        tmp_path, 2, "is not empty and not a run directory", run=("--run-dir", "thesis")
     )
 
 

@@ -80,7 +80,7 @@ def test_thousand_evaluations_cost_what_the_fleet_cost_while_they_were_made(run:
 
 
 def test_directory_that_is_no_run_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="is no run directory"):
+    with pytest.raises(UsageError, match="is not a run directory"):
         costs.per_thousand([], tmp_path)
 
 

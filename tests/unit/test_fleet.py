@@ -226,7 +226,7 @@ def test_client_is_a_plain_client_of_these_engines(fleet: Fleet) -> None:
 def test_fleet_outside_its_block_is_refused() -> None:
     with pytest.raises(UsageError, match="closed"):
         Fleet.local(1).map(abs, [1])
-    with pytest.raises(UsageError, match="0 engines"), Fleet.local(0):
+    with pytest.raises(UsageError, match="--engines must be from 1 to"), Fleet.local(0):
         pass
 
 

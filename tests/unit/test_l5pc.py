@@ -118,7 +118,7 @@ def test_opt_l5pc_source_distribution_that_is_not_there_is_said(tmp_path: Path) 
     env = {"NEUROFLEET_BLUEPYOPT_SDIST": "nowhere.gz", "NEUROFLEET_CACHE": str(tmp_path / "cache")}
     done = command("opt_l5pc", "--start", cwd=tmp_path, env=env)
     assert done.returncode == 1
-    assert "'nowhere.gz', which is no file" in done.stderr.splitlines()[-1]
+    assert "'nowhere.gz', which is not a file" in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
 
 

@@ -42,6 +42,7 @@ def test_loo_forest_predicts_what_a_serial_loop_predicts_and_runs_once(tmp_path:
         serial.append(forest.predict(x[[i]])[0])
     with Path(told["files"]["predictions"]).open() as file:
         rows = list(csv.DictReader(file))
+    assert [row["observation"] for row in rows] == ["1", "2", "3", "4", "5", "6"]
     assert [float(row["predicted"]) for row in rows] == serial
     assert [float(row["observed"]) for row in rows] == list(y[:6])
     errors = y[:6] - serial
@@ -91,8 +92,8 @@ def test_loo_forest_on_a_csv_uses_all_columns_but_those_dropped(tmp_path: Path) 
         ("a,a\n1,2\n3,4\n", ["--target", "a"], ["two columns 'a'"]),
         ("a\n1\n3\n", ["--target", "a"], ["2 observations of 1 columns"]),
         ("", ["--target", "a"], ["no column 'a'"]),
-        ("a,b\n1,2\n3,4\n", ["--target", "a", "--held-out", "3"], ["3 observations cannot"]),
-        ("a,b\n1,2\n3,4\n", ["--target", "a", "--trees", "0"], ["--trees must be at least 1"]),
+        ("a,b\n1,2\n3,4\n", ["--target", "a", "--held-out", "3"], ["--held-out must be from"]),
+        ("a,b\n1,2\n3,4\n", ["--target", "a", "--trees", "0"], ["--trees must be from 1 to"]),
         ("a,b\n1,2\n3,4\n", ["--target", "a", "--seed", "-1"], ["--seed must be from 0"]),
         ("a,b\n1,2\n3,4\n", [], ["--csv and --target belong together"]),
     ],

@@ -140,7 +140,7 @@ def test_map_results_of_numpy_are_json_and_others_are_told(desk: Path) -> None:
     assert found[0] == {"result": {"a": [], "s": None}, "not_finite": {"/s": "nan"}}
     done = command("neurofleet", "map", "mine:no_json", "items.jsonl", *SERIAL, cwd=desk)
     assert done.returncode == 1
-    assert "a set is no JSON; return numbers" in done.stderr
+    assert "a set cannot be written as JSON; return numbers" in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -151,18 +151,18 @@ def test_map_results_of_numpy_are_json_and_others_are_told(desk: Path) -> None:
         (["mine", "items.jsonl"], ["not of the form MODULE:FUNCTION"]),
         (["broken:f", "items.jsonl"], ["'broken' cannot be imported", "SyntaxError"]),
         (["mine:noted", "nothing.jsonl"], ["cannot be read (No such file"]),
-        (["mine:noted", "bad.jsonl"], ["line 3 of 'bad.jsonl' is no JSON"]),
-        (["mine:noted", "binary"], ["cannot be read (it is no text)"]),
+        (["mine:noted", "bad.jsonl"], ["line 3 of 'bad.jsonl' is not JSON"]),
+        (["mine:noted", "binary"], ["cannot be read (it is not text)"]),
         (["mine:noted", "items.jsonl", "--output", "no/where"], ["there is no directory"]),
-        (["mine:noted", "items.jsonl", "--run-dir", "."], ["not empty and no run directory"]),
-        (["mine:noted", "items.jsonl", "--engines", "0"], ["0 engines cannot compute"]),
+        (["mine:noted", "items.jsonl", "--run-dir", "."], ["not empty and not a run directory"]),
+        (["mine:noted", "items.jsonl", "--engines", "0"], ["--engines must be from 1 to"]),
         (
             ["mine:noted", "items.jsonl", "--partition", "p"],
             ["options of Slurm", "--backend slurm"],
         ),
         (
             ["mine:noted", "items.jsonl", "--item-timeout", "0"],
-            ["must be a number of seconds above 0, not 0"],
+            ["must be a number of seconds above 0, up to a year, not 0"],
         ),
         (["mine:noted", "items.jsonl", "--backend", "slurm", "--engines", "2"], ["no Slurm on"]),
     ],
@@ -249,8 +249,11 @@ def test_script_for_slurm_runs_the_command_on_its_own_tasks(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["--engines", "0", "--", "opt_l5pc"], "0 engines"),
-        (["--engines", "2", "--stop-before", "5", "--", "opt_l5pc"], "too late to stop"),
+        (["--engines", "0", "--", "opt_l5pc"], "--engines must be at least 1"),
+        (
+            ["--engines", "2", "--stop-before", "5", "--", "opt_l5pc"],
+            "--stop-before must be at least",
+        ),
         (["--engines", "2", "--", "opt_l5pc", "--engines=3"], "the command has --engines"),
         (["--", "opt_l5pc"], "Missing option '--engines'"),
     ],

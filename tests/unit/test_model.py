@@ -291,7 +291,7 @@ def test_unpack_absolute_member_writes_nothing(tmp_path: Path) -> None:
      tarfile.DIRTYPE],
 )  # fmt: skip
 def test_unpack_what_is_no_plain_file_writes_nothing(tmp_path: Path, kind: bytes) -> None:
-    assert_unpack_refuses(tmp_path, *hostile("model/thing", kind=kind), "no plain file")
+    assert_unpack_refuses(tmp_path, *hostile("model/thing", kind=kind), "not a plain file")
 
 
 def test_unpack_file_that_is_not_listed_writes_nothing(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ def test_create_new_directory_with_parents_is_empty(tmp_path: Path) -> None:
 def test_create_directory_of_something_else_is_refused_and_not_changed(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("years of work")
     before = snapshot(tmp_path)
-    with pytest.raises(RunDirectoryError, match="is not empty and no run directory"):
+    with pytest.raises(RunDirectoryError, match="is not empty and not a run directory"):
         RunDirectory(tmp_path).create()
     assert snapshot(tmp_path) == before
 

@@ -231,11 +231,11 @@ def test_duration_is_taken(text: str, seconds: float) -> None:
 
 @pytest.mark.parametrize("text", ["", "0", "-5", "nan", "inf", "2 h", "h", "99999h", "1d", "m2"])
 def test_duration_that_is_none_is_refused(text: str) -> None:
-    with pytest.raises(click.BadParameter, match="is no length of time"):
+    with pytest.raises(click.BadParameter, match="is not a length of time"):
         Duration().convert(text, None, None)
 
 
 def test_duration_on_the_command_line_is_refused_in_one_line(tmp_path: Path) -> None:
     write_model(tmp_path / "model")
     done = command("neurofleet", *words("--stop-after=soon"), cwd=tmp_path)
-    assert_refused(done, 2, "--stop-after", "'soon' is no length of time")
+    assert_refused(done, 2, "--stop-after", "'soon' is not a length of time")

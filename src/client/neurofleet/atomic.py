@@ -35,7 +35,7 @@ def write_whole(path: Path, content: bytes, *, lasting: bool = True) -> None:
     """
     # A device or a pipe would be gone: /dev/null, for root.
     if path.exists() and not path.is_file():
-        raise OSError(errno.EINVAL, "it is no plain file", str(path))
+        raise OSError(errno.EINVAL, "it is not a plain file", str(path))
     # Nobody else has this name: not another thread, nor a process of this number on another host.
     partial = path.with_name(f".{path.name[:NAME_SHOWN]}.{os.getpid()}.{secrets.token_hex(4)}")
     try:

@@ -167,11 +167,11 @@ def _checked(state: Any) -> dict[str, Any]:
     for group in ("population", "parents"):
         for individual in entries(state, group):
             if not all(isinstance(value, float | int) for value in individual):
-                raise ValueError(f"an individual of its {group} is none")
+                raise ValueError(f"something in its {group} is not an individual")
     random.Random().setstate(state["rndstate"])
     for name, kind in (("halloffame", HallOfFame), ("history", History), ("logbook", Logbook)):
         if not isinstance(state[name], kind):
-            raise ValueError(f"its {name} is none")
+            raise ValueError(f"its {name} is not a {kind.__name__}")
     if "neurofleet" in state:
         own = as_object(state["neurofleet"])
         text(own, "model")

@@ -185,7 +185,7 @@ def per_thousand(machines: list[Machine], run: Path) -> dict[str, Any]:
     """
     store = run / "scores.sqlite"
     if RunDirectory(run).read_about() is None or not store.exists():
-        raise UsageError(f"{str(run)!r} is no run directory", remedy="Name one with --run-dir")
+        raise UsageError(f"{str(run)!r} is not a run directory", remedy="Name one with --run-dir")
     try:
         where = f"{store.absolute().as_uri()}?mode=ro"
         with contextlib.closing(sqlite3.connect(where, uri=True)) as db:

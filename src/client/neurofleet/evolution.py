@@ -30,6 +30,10 @@ Individual = tuple[float, ...]
 Scores = Callable[[int, Sequence[Individual]], list[list[float]]]
 
 
+#: Individuals of a generation; more than this are a slip of the finger, and fill the memory.
+MOST_OFFSPRING = 1_000_000
+
+
 @dataclass(frozen=True)
 class Settings:
     """What decides an evolution's course, besides the scores.
@@ -57,19 +61,21 @@ class Settings:
     cxpb: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.offspring_size < 1:
+        if not 1 <= self.offspring_size <= MOST_OFFSPRING:
             raise UsageError(
-                f"an offspring size of {self.offspring_size} makes no generation",
-                remedy="Give --offspring-size of at least 1",
+                f"--offspring-size must be from 1 to {MOST_OFFSPRING}, not {self.offspring_size}",
+                remedy="Give another number",
             )
         for name in ("mutpb", "cxpb"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise UsageError(
-                    f"{name} {getattr(self, name)} is no probability",
-                    remedy=f"Give --{name} between 0 and 1",
+                    f"--{name} must be from 0 to 1, not {getattr(self, name):g}",
+                    remedy="Give a probability",
                 )
         if not 0 < self.eta < float("inf"):
-            raise UsageError(f"eta {self.eta} is not positive", remedy="Give --eta above 0")
+            raise UsageError(
+                f"--eta must be above 0 and finite, not {self.eta:g}", remedy="Give another number"
+            )
 
 
 @dataclass

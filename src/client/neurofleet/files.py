@@ -28,7 +28,7 @@ def open_plain(path: Path) -> BinaryIO:
     number = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         if not stat.S_ISREG(os.fstat(number).st_mode):
-            raise OSError(errno.EINVAL, "it is no plain file", str(path))
+            raise OSError(errno.EINVAL, "it is not a plain file", str(path))
         return os.fdopen(number, "rb")
     except BaseException:
         os.close(number)
@@ -44,7 +44,7 @@ def open_input(
     if stat.S_ISREG(mode) or stat.S_ISFIFO(mode):
         return file
     file.close()
-    raise OSError(errno.EINVAL, "it is no file", str(path))
+    raise OSError(errno.EINVAL, "it is not a file", str(path))
 
 
 def name_part(text: str, longest: int = 60) -> str:
@@ -79,7 +79,7 @@ def json_value(text: str | bytes) -> Any:
     try:
         return json.loads(text if isinstance(text, str) else text.decode())
     except UnicodeDecodeError:
-        raise ValueError("it is no text") from None
+        raise ValueError("it is not text") from None
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
 

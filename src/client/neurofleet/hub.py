@@ -108,17 +108,17 @@ def read_connection(path: Path, channels: Sequence[str] = ()) -> dict[str, Any]:
     words(content, "key")  # empty where ipyparallel has CURVE only
     signs, _, how = content["signature_scheme"].partition("-")
     if signs != "hmac" or how not in hashlib.algorithms_available:
-        raise ValueError("its signature_scheme is none")
+        raise ValueError("its signature_scheme is not one of hmac's")
     if not content["interface"].startswith(TRANSPORTS):
-        raise ValueError("its interface is no address")
+        raise ValueError("its interface is not an address")
     for channel in ("registration", *channels):
         if not 0 < count(content, channel) < 65536:
-            raise ValueError(f"{channel!r} is no port")
+            raise ValueError(f"{channel!r} is not a port")
     if content.get("curve_serverkey") and len(words(content, "curve_serverkey")) != CURVE_KEY:
-        raise ValueError("its curve_serverkey is no key")
+        raise ValueError("its curve_serverkey is not a key")
     # It becomes a word of ssh's command line.
     if content.get("ssh") and not re.fullmatch(r"[\w.@:][\w.@:-]*", words(content, "ssh")):
-        raise ValueError("its ssh is no host")
+        raise ValueError("its ssh is not a host")
     return content
 
 
@@ -128,7 +128,7 @@ def read_client_connection(path: Path) -> dict[str, Any]:
     text(content, "task_scheme")
     for key in ("pack", "unpack"):
         if text(content, key) not in PACKERS:  # any other is a module to import
-            raise ValueError(f"its {key} is none of {', '.join(PACKERS)}")
+            raise ValueError(f"its {key} is not one of {', '.join(PACKERS)}")
     return content
 
 

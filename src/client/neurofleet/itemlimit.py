@@ -6,6 +6,7 @@ import contextlib
 import math
 import re
 
+from neurofleet.durations import LONGEST_S
 from neurofleet.errors import UsageError
 from neurofleet.measured_limit import MeasuredLimit
 
@@ -67,9 +68,9 @@ def checked(limit: float | str) -> float | None:
     if plain and not isinstance(limit, bool):
         with contextlib.suppress(ValueError, OverflowError):
             seconds = float(limit)
-    if not 0 < seconds < math.inf:
+    if not 0 < seconds <= LONGEST_S:
         raise UsageError(
-            f"the limit of an item must be a number of seconds above 0, not {limit}",
+            f"the limit of an item must be a number of seconds above 0, up to a year, not {limit}",
             remedy=f"Give --item-timeout (item_timeout_s) such a number, or {NONE!r} for no limit",
         )
     return seconds

@@ -214,7 +214,7 @@ def unpack(archive: bytes, digest: str, target: Path) -> EvaluatorSpec:
             for member in tar:
                 stream = tar.extractfile(member) if member.isfile() else None
                 if stream is None:
-                    raise ValueError(f"{member.name!r} is no plain file")
+                    raise ValueError(f"{member.name!r} is not a plain file")
                 total += member.size  # a sparse file may be of any size
                 if total > LARGEST_ARCHIVE:
                     raise ValueError(f"it holds more than {LARGEST_ARCHIVE // 2**20} MiB")
@@ -231,7 +231,7 @@ def unpack(archive: bytes, digest: str, target: Path) -> EvaluatorSpec:
             if inside.is_absolute() or ".." in inside.parts or len(inside.parts) < 2:
                 raise ValueError(f"{name!r} leads out of the bundle")
             if "\0" in name or any(f"model/{above}" in contents for above in _above(inside)):
-                raise ValueError(f"{name!r} is no name of a file")
+                raise ValueError(f"{name!r} is not a file name")
             if hashlib.sha256(content).hexdigest() != listed[name][1]:
                 raise ValueError(f"{name!r} has another content than listed")
         spec = EvaluatorSpec.from_json(manifest["evaluator"])

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from neurofleet import durations
 from neurofleet.backends.choice import EngineChoice
 from neurofleet.errors import UsageError
 from neurofleet.evolution import Settings
@@ -85,13 +86,10 @@ class Request:
             )
         if self.max_ngen < 1:
             raise UsageError(
-                f"{self.max_ngen} generations are too few", remedy="Give --max-ngen of at least 1"
+                f"--max-ngen must be at least 1, not {self.max_ngen}", remedy="Give another number"
             )
-        if self.unit_timeout_s is not None and not 0 < self.unit_timeout_s < float("inf"):
-            raise UsageError(
-                f"--unit-timeout must be more than 0 and finite, not {self.unit_timeout_s:g}",
-                remedy="Give the limit in seconds, or leave it out",
-            )
+        if self.unit_timeout_s is not None:
+            durations.checked(self.unit_timeout_s, "--unit-timeout")
 
     @property
     def plain(self) -> Path:

@@ -118,7 +118,7 @@ class RunDirectory:
         ours = any(name.startswith(tuple(signs)) for name in found)
         if found - {"scores.lock"} and not ours:
             raise RunDirectoryError(
-                f"{str(self.path)!r} is not empty and no run directory",
+                f"{str(self.path)!r} is not empty and not a run directory",
                 remedy="Name an empty or a new directory with --run-dir",
             )
 
@@ -142,7 +142,7 @@ class RunDirectory:
                 ) from error
             if not stat.S_ISREG(status.st_mode):
                 raise RunDirectoryError(
-                    f"{name!r} in the run directory {str(self.path)!r} is no plain file",
+                    f"{name!r} in the run directory {str(self.path)!r} is not a plain file",
                     remedy="Find out who put it there; nothing was changed",
                 )
             if status.st_uid != os.geteuid():

@@ -274,7 +274,7 @@ def check_file(path: Path) -> None:
     except sqlite3.DatabaseError as error:
         raise damaged(path, str(error)) from error
     except UnicodeDecodeError as error:  # of SQLite's own words about the damage
-        raise damaged(path, "its schema is no text") from error
+        raise damaged(path, "its schema is not text") from error
     if verdict != "ok":
         raise damaged(path, verdict)
     if version != FORMAT:

@@ -199,10 +199,10 @@ def test_files_that_are_none_are_refused_without_waiting(tmp_path: Path, kind: s
     file = tmp_path / "file.json"
     NO_FILES[kind](file)
     for read in (manifest.read, guards.read, costs.read):
-        with pytest.raises(UsageError, match="cannot be used: it is no plain file"):
+        with pytest.raises(UsageError, match="cannot be used: it is not a plain file"):
             read(file)
     fleet = manifest.Manifest("mylab", "neurofleet", tmp_path, file, (), "0")
-    with pytest.raises(EnginesUnreachable, match="it is no plain file"):
+    with pytest.raises(EnginesUnreachable, match="it is not a plain file"):
         ProfileEngines(None, fleet).connect()
     assert idle.asker(file)() is None
     assert connection_files.main(["check", str(file)]) == 2
@@ -213,7 +213,7 @@ def test_connection_file_with_more_than_a_host_for_ssh_is_refused(tmp_path: Path
     file = tmp_path / "client.json"
     file.write_text(json.dumps({**CONNECTION, "ssh": ssh}))
     fleet = manifest.Manifest("mylab", "neurofleet", tmp_path, file, (), "0")
-    with pytest.raises(EnginesUnreachable, match="its ssh is no host"):
+    with pytest.raises(EnginesUnreachable, match="its ssh is not a host"):
         ProfileEngines(None, fleet).connect()
 
 

@@ -182,7 +182,7 @@ def test_result_is_never_written_over_what_is_no_file(tmp_path: Path, kind: str)
     done = assert_documented(command(*words, "--output", target, cwd=tmp_path))
     assert done.code == 2, done
     assert target.lstat().st_mode == before
-    with pytest.raises(OSError, match="it is no plain file"):
+    with pytest.raises(OSError, match="it is not a plain file"):
         write_whole(target, b"lost")
     assert target.lstat().st_mode == before
 

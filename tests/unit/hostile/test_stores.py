@@ -149,7 +149,7 @@ def test_what_is_no_plain_file_is_refused_and_nothing_is_changed(
     PLACES[kind](run / name)
     (run / ".mark").touch()
     before = snapshot_of_links(tmp_path)
-    with pytest.raises(RunDirectoryError, match="is no plain file"):
+    with pytest.raises(RunDirectoryError, match="is not a plain file"):
         RunDirectory(run).create()
     assert_documented(command("repair", run, cwd=tmp_path))
     assert_documented(command("report", run, cwd=tmp_path))

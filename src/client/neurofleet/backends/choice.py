@@ -5,12 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from neurofleet import manifest
+from neurofleet import durations, manifest
 from neurofleet.backends import EngineSource, slurm
 from neurofleet.backends.local import LocalEngines, usable_cores
 from neurofleet.backends.profile import ProfileEngines
 from neurofleet.backends.slurm import SlurmEngines, SlurmRequest
 from neurofleet.errors import UsageError
+
+#: More than this are a slip of the finger; on this computer each is a process.
+MOST_ENGINES = 10_000
 
 
 @dataclass(frozen=True)
@@ -47,19 +50,16 @@ class EngineChoice:
     slurm: SlurmRequest = field(default_factory=SlurmRequest)
 
     def __post_init__(self) -> None:
-        if self.count is not None and self.count < 1:
+        if self.count is not None and not 1 <= self.count <= MOST_ENGINES:
             raise UsageError(
-                f"{self.count} engines cannot compute anything",
-                remedy="Give --engines of at least 1, or leave it out for one per core",
+                f"--engines must be from 1 to {MOST_ENGINES}, not {self.count}",
+                remedy="Give another number, or leave it out for one per core",
             )
         for name, value in (
             ("engine-timeout", self.timeout_s),
             ("queue-timeout", self.slurm.queue_timeout_s),
         ):
-            if not 0 < value < float("inf"):
-                raise UsageError(
-                    f"a limit of {value:g} s is none", remedy=f"Give --{name} above 0, in seconds"
-                )
+            durations.checked(value, f"--{name}")
         if self.backend == "slurm":
             slurm.tasks(self.count)
         elif self.slurm != SlurmRequest():

@@ -43,7 +43,7 @@ class LocalEngines:
     def __init__(self, count: int, directory: Path) -> None:
         if count < 1:
             raise UsageError(
-                f"{count} engines cannot compute anything", remedy="Ask for at least one"
+                f"there must be at least 1 engine, not {count}", remedy="Ask for at least one"
             )
         self.name = "local"
         self.expected = count

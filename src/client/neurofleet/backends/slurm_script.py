@@ -97,8 +97,7 @@ class ScriptRequest:
     def __post_init__(self) -> None:
         if self.engines < 1:
             raise UsageError(
-                f"{self.engines} engines cannot compute anything",
-                remedy="Give --engines of at least 1",
+                f"--engines must be at least 1, not {self.engines}", remedy="Give another number"
             )
         for option in self.slurm.words():
             if not option.isprintable():
@@ -108,8 +107,8 @@ class ScriptRequest:
                 )
         if self.stop_before_s < LEAST_STOP_BEFORE_S:
             raise UsageError(
-                f"{self.stop_before_s} s before the limit is too late to stop",
-                remedy=f"Give --stop-before of at least {LEAST_STOP_BEFORE_S}",
+                f"--stop-before must be at least {LEAST_STOP_BEFORE_S}, not {self.stop_before_s}",
+                remedy="Give seconds: less is too late to stop",
             )
 
 

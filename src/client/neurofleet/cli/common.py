@@ -16,7 +16,7 @@ from typing import Any, ClassVar, TypeVar, cast
 
 import click
 
-from neurofleet import __version__, safe_point
+from neurofleet import __version__, durations, safe_point
 from neurofleet.cli import streams
 from neurofleet.errors import FleetError, Interrupted, UsageError, one_line
 
@@ -144,9 +144,8 @@ class Duration(click.ParamType[float]):
     """A length of time: ``90s``, ``30m``, ``1h30m``, or a number of seconds."""
 
     name = "duration"
-    #: Units [s], and the most that is taken [s].
+    #: Units [s].
     _SECONDS: ClassVar = {"h": 3600.0, "m": 60.0, "s": 1.0}
-    _LONGEST_S = 366 * 86400.0
     _FORM = re.compile(r"(?:(?P<h>\d+)h)?(?:(?P<m>\d+)m)?(?:(?P<s>\d+(?:\.\d+)?)s?)?")
 
     def convert(
@@ -158,9 +157,9 @@ class Duration(click.ParamType[float]):
         found = self._FORM.fullmatch(value.strip())
         parts = found.groupdict("0") if found else {}
         seconds = sum(float(parts.get(unit, 0)) * each for unit, each in self._SECONDS.items())
-        if not 0 < seconds <= self._LONGEST_S:
+        if not 0 < seconds <= durations.LONGEST_S:
             self.fail(
-                f"{value!r} is no length of time up to a year, such as 90s, 30m or 1h30m",
+                f"{value!r} is not a length of time of at most a year, such as 90s, 30m or 1h30m",
                 param,
                 context,
             )

@@ -94,7 +94,7 @@ def run_on_head(head: str, words: list[str]) -> int:
         ssh = shlex.split(os.environ.get("NEUROFLEET_SSH") or "ssh")
     except ValueError as error:
         raise UsageError(
-            f"NEUROFLEET_SSH is no command ({error})", remedy="Close its quotes, or unset it"
+            f"NEUROFLEET_SSH is not a command ({error})", remedy="Close its quotes, or unset it"
         ) from error
     try:
         if all(stream.isatty() for stream in (sys.stdin, sys.stdout, sys.stderr)):

@@ -83,7 +83,7 @@ TALKATIVE = ("matplotlib", "traitlets", "asyncio", "filelock", "PIL", "parso", "
 @click.option(
     "--hocanalyse",
     is_flag=True,
-    help="Upstream's, for internal testing; needs bglibpy, which is not to be had.",
+    help="Upstream's, for internal testing; needs bglibpy, which is not available.",
 )
 @click.option(
     "--seed", type=int, default=42, show_default=True, help="Seed; BLUEPYOPT_SEED overrides it."

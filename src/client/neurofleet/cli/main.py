@@ -272,7 +272,7 @@ def _json_object(text: str) -> dict[str, Any]:
         value = json_value(text)
     except ValueError as error:
         raise UsageError(
-            f"--kwargs is no JSON ({error})", remedy='Give an object such as {"etype": "cNAD_ltb"}'
+            f"--kwargs is not JSON ({error})", remedy='Give an object such as {"etype": "cNAD_ltb"}'
         ) from error
     if not isinstance(value, dict):
         raise UsageError(

@@ -55,7 +55,7 @@ def trace_best(run_dir: Path) -> None:
     about = directory.read_about()
     if about is None:
         raise RunDirectoryError(
-            f"{str(run_dir)!r} is no run directory", remedy="Name one that neurofleet wrote"
+            f"{str(run_dir)!r} is not a run directory", remedy="Name one that neurofleet wrote"
         )
     directory.refuse_foreign()  # the model that it names is code
     try:

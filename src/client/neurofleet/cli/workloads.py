@@ -132,7 +132,7 @@ def hello_command(
     type=int,
     default=0,
     show_default=True,
-    help="Observation i has a forest with random_state SEED + i.",
+    help="The forest of the Nth observation has random_state SEED + N - 1.",
 )
 @click.option(
     "--run-dir",

@@ -163,7 +163,7 @@ def _read_settings(path: Path) -> dict[str, Any]:
         for name in ("engine_ports", "client_ports"):
             for port in entries(settings, name):
                 if not 0 < count({name: port}, name) < 65536:
-                    raise ValueError(f"{port} is no port")
+                    raise ValueError(f"{port} is not a port")
     except ValueError as error:
         raise UsageError(f"{path} cannot be used: {error}", remedy=REPAIR) from error
     return settings

@@ -58,7 +58,9 @@ def _plain(value: Any) -> Any:
     """Return numpy's numbers and arrays as Python's."""
     if hasattr(value, "tolist"):
         return value.tolist()
-    raise TypeError(f"a {type(value).__name__} is no JSON; return numbers, texts, lists, objects")
+    raise TypeError(
+        f"a {type(value).__name__} cannot be written as JSON; return numbers, texts, lists, objects"
+    )
 
 
 def prepare(

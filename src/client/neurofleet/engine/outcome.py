@@ -102,7 +102,7 @@ class Description:
             item = as_object(item)
             numbers = [count({"objectives": n}, "objectives") for n in entries(item, "objectives")]
             if any(number >= len(objectives) for number in numbers):
-                raise ValueError(f"unit {text(item, 'name')!r} has an objective that is none")
+                raise ValueError(f"unit {text(item, 'name')!r} has an objective that is not there")
             return Unit(text(item, "name"), texts(item, "protocols"), tuple(numbers))
 
         penalties = [

@@ -107,7 +107,7 @@ def take_wish(settings: guards.Settings, now: float) -> str:
         return f"a wish could not be read: {error.strerror or error}"
     except ValueError:
         _remove(wish)
-        return "a wish was no wish: not done"
+        return "a wish could not be understood: not done"
     if not until > now:
         _remove(wish)
         return "an end in the past was asked for: not done"

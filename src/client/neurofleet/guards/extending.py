@@ -64,7 +64,9 @@ def extend(hours: float, limit_s: float = ANSWER_S) -> dict[str, End]:
             remedy="Log in to the head and run it there",
         )
     if not 0 < hours < float("inf"):
-        raise UsageError(f"{hours:g} hours are no time from now", remedy="Give more than 0")
+        raise UsageError(
+            f"HOURS must be above 0 and finite, not {hours:g}", remedy="Give hours from now"
+        )
     until = time.time() + hours * 3600
     ends = {"head": End(ask_for(until))}
     if ends["head"].until < until - 1:

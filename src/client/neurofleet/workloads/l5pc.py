@@ -108,7 +108,7 @@ def _source_distribution(scratch: Path) -> Path:
     if given:
         if not Path(given).is_file():
             raise WorkloadFailed(
-                f"NEUROFLEET_BLUEPYOPT_SDIST names {given!r}, which is no file",
+                f"NEUROFLEET_BLUEPYOPT_SDIST names {given!r}, which is not a file",
                 remedy=f"Name the file bluepyopt-{VERSION}.tar.gz, or unset the variable",
             )
         return Path(given)

@@ -1,8 +1,9 @@
 """``neurofleet run loo-forest``: random forest regression, cross-validated leaving one out.
 
 Each held-out observation is predicted by a forest that was fitted to all others. The data
-travel once to each host. The forest of observation ``i`` has ``random_state = seed + i``,
-so a serial loop with scikit-learn gives the same predictions bit for bit.
+travel once to each host. The forest of index ``i`` (0 is the first observation) has
+``random_state = seed + i``, so a serial loop with scikit-learn gives the same predictions bit
+for bit.
 """
 
 from __future__ import annotations
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 NAME = "loo-forest"
 #: Packages whose versions decide a prediction.
 DECIDING = ("numpy", "scikit-learn", "scipy")
+#: The most trees of a forest: more would fill any memory.
+MOST_TREES = 1_000_000
 #: So many of the lines that are left out are named on the terminal.
 SHOWN_LINES = 20
 #: Size of the data that are made when there is no file: observations, features.
@@ -155,18 +158,6 @@ class Report:
     from_store: int
 
 
-def predict_left_out(
-    index: int, *, features: np.ndarray, target: np.ndarray, trees: int, seed: int
-) -> float:
-    """Predict one observation from a forest fitted to all others; runs on an engine."""
-    import numpy as np
-    from sklearn.ensemble import RandomForestRegressor
-
-    forest = RandomForestRegressor(n_estimators=trees, random_state=seed + index)
-    forest.fit(np.delete(features, index, axis=0), np.delete(target, index))
-    return float(forest.predict(features[index : index + 1])[0])
-
-
 def versions() -> dict[str, str]:
     """Return the versions that decide a prediction, besides Python's."""
     return {name: importlib.metadata.version(name) for name in DECIDING}
@@ -192,9 +183,10 @@ def loo_forest(request: Request, view: View) -> Report:
     FleetError
         See its subclasses; what was computed is kept.
     """
-    if request.trees < 1:
+    if not 1 <= request.trees <= MOST_TREES:
         raise UsageError(
-            f"--trees must be at least 1, not {request.trees}", remedy="Give another number"
+            f"--trees must be from 1 to {MOST_TREES}, not {request.trees}",
+            remedy="Give another number",
         )
     if not 0 <= request.seed < 2**31:
         raise UsageError(
@@ -205,6 +197,9 @@ def loo_forest(request: Request, view: View) -> Report:
     if data.left_out:
         view.says(_left_out(data))
     count = _held_out(request, len(data.target))
+    # scikit-learn takes a second to import: not before something is refused.
+    from neurofleet.workloads.left_out import predict_left_out
+
     shared = {
         "features": data.features,
         "target": data.target,
@@ -213,7 +208,7 @@ def loo_forest(request: Request, view: View) -> Report:
     }
     directory = request.directory(data)
     wanted = ItemRun(
-        job=replace(Job.of(predict_left_out, shared), name=NAME),
+        job=replace(Job.of(predict_left_out, shared), name=NAME, versions=versions()),
         about={
             "data": data.digest,
             "trees": str(request.trees),
@@ -280,8 +275,8 @@ def _held_out(request: Request, observations: int) -> int:
         count = observations if request.csv else HELD_OUT
     if not 1 <= count <= observations:
         raise UsageError(
-            f"{count} observations cannot be held out of {observations}",
-            remedy=f"Give --held-out from 1 to {observations}",
+            f"--held-out must be from 1 to {observations}, the number of observations, not {count}",
+            remedy="Give another number",
         )
     return count
 
@@ -310,8 +305,8 @@ def _write(
         "plot": directory / "predicted.svg",
     }
     lines = ["observation,observed,predicted"]
-    pairs = enumerate(zip(observed, predicted, strict=True))
-    lines += [f"{index},{known!r},{guess!r}" for index, (known, guess) in pairs]
+    pairs = enumerate(zip(observed, predicted, strict=True), 1)
+    lines += [f"{number},{known!r},{guess!r}" for number, (known, guess) in pairs]
     write_file(files["predictions"], ("\n".join(lines) + "\n").encode(), remedy=GO_ON)
     told = {"schema_version": 1, "data": data.name, "held_out": len(observed), **measures}
     told |= {"left_out_lines": list(data.left_out), "versions": versions()}

@@ -282,7 +282,7 @@ def read_lines(path: Path) -> list[Line]:
         with open_input(path, "utf-8-sig") as file:
             content = file.read()
     except (OSError, UnicodeDecodeError) as error:
-        why = error.strerror if isinstance(error, OSError) else "it is no text"
+        why = error.strerror if isinstance(error, OSError) else "it is not text"
         raise UsageError(
             f"the items {str(path)!r} cannot be read ({why})",
             remedy="Name a file with one JSON value in each line",
@@ -295,7 +295,7 @@ def read_lines(path: Path) -> list[Line]:
             json_value(line)
         except ValueError as error:
             raise UsageError(
-                f"line {number} of {str(path)!r} is no JSON ({error})",
+                f"line {number} of {str(path)!r} is not JSON ({error})",
                 remedy='Write one JSON value in each line, for example {"x": 1} or "text"',
             ) from error
         lines.append(Line(number, line.strip()))
