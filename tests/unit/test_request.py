@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from neurofleet.backends.choice import EngineChoice
 from neurofleet.evolution import Settings
 from neurofleet.request import LONGEST_PART, Request, folder_name
 from neurofleet.rundir import RunDirectory
-from unit.support import CREATE, command, write_model
+from unit.support import CREATE, called, write_model
 
 ONE, OTHER = "1" * 64, "2" * 64
 
@@ -114,11 +115,25 @@ def test_directory_that_was_named_is_taken_whoever_has_it(here: Path) -> None:
     assert asked(run_dir=Path("mine")).directory_for(OTHER).path == path
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(120)
+def test_optimise_model_directory_whose_name_is_no_text_goes_on_and_is_reported(
+    here: Path,
+) -> None:
+    model = write_model(here / os.fsdecode(b"m\xff\n\x01"))
+    for generations in (1, 2):
+        done = called(
+            "neurofleet", "optimise", model.name, "--evaluator=evaluator:create",
+            "--backend=serial", "--offspring-size=2", f"--max-ngen={generations}", cwd=here,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+    assert len(list(here.glob("neurofleet-runs/*/report.html"))) == 1
+
+
+@pytest.mark.timeout(120)
 def test_optimise_two_models_of_one_name_have_two_directories(here: Path) -> None:
     def run(model: str) -> Path:
         words = ["--evaluator=evaluator:create", "--backend=serial", "--offspring-size=2"]
-        done = command("neurofleet", "optimise", model, *words, "--max-ngen=1", "--no-report",
+        done = called("neurofleet", "optimise", model, *words, "--max-ngen=1", "--no-report",
                        "--json", cwd=here)  # fmt: skip
         assert done.returncode == 0, done.stderr
         return Path(json.loads(done.stdout)["run_dir"])

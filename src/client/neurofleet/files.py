@@ -189,7 +189,7 @@ def words(content: Mapping[str, Any], key: str) -> str:
     """Return a text, which may be empty."""
     value = _entry(content, key)
     try:
-        if isinstance(value, str) and "\0" not in value and value.encode() is not None:
+        if isinstance(value, str) and "\0" not in value and os.fsencode(value) is not None:
             return value
     except UnicodeEncodeError:
         pass

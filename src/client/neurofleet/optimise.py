@@ -11,7 +11,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, Protocol
 
-from neurofleet import checkpoint, engines_for_model, going_on
+from neurofleet import checkpoint, engines_for_model, going_on, safe_point
 from neurofleet.engine import host_cache, tasks
 from neurofleet.engine.outcome import Description, Outcome
 from neurofleet.errors import FleetError, Interrupted, RunDirectoryError, one_line
@@ -296,6 +296,10 @@ def _recorded(run: _Run) -> Iterator[None]:
         state = "finished"
     except (KeyboardInterrupt, Interrupted):
         state = "interrupted"
+        raise
+    except FleetError:
+        # A stop before anything was finished is an error of its own, but a stop.
+        state = "interrupted" if safe_point.asked() else state
         raise
     finally:
         if run.scoring.simulated or earlier.get("state") != "finished":

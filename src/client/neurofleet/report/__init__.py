@@ -40,7 +40,7 @@ def write_report(directory: Path) -> Path:
     target = RunDirectory(directory).report
     write_file(
         target,
-        page.render(record.read(directory)).encode(),
+        page.render(record.read(directory)).encode(errors="backslashreplace"),
         remedy="Make room or mend the permissions, and make it with: neurofleet report DIRECTORY;"
         " the run itself is complete without it",
     )
