@@ -94,8 +94,9 @@ def test_program_s_own_globals_travel_locks_new_and_the_interpreter_as_itself(
 
         send(work)
         """
-    run(desk, program)
+    assert {"neuron", "numpy"} <= set(run(desk, program)["versions"])
     ended = call(desk, [1, 2], away=away)
+    assert ended["own_process"]  # NEURON keeps a state
     assert [told for told, _ in ended["results"]] == [
         [21, 1, 7, False, True],
         [22, 4, 7, False, True],
