@@ -94,8 +94,9 @@ def test_program_s_own_globals_travel_locks_new_and_the_interpreter_as_itself(
 
         send(work)
         """
-    run(desk, program)
+    assert {"neuron", "numpy"} <= set(run(desk, program)["versions"])
     ended = call(desk, [1, 2], away=away)
+    assert ended["own_process"]  # NEURON keeps a state
     assert [told for told, _ in ended["results"]] == [
         [21, 1, 7, False, True],
         [22, 4, 7, False, True],
@@ -230,6 +231,81 @@ def test_what_a_program_set_in_its_modules_since_import_is_set_there(
     (pid,) = call(desk, [1], away=away)["results"]
     run(desk, f"import config, reader\nprint(config.PID)\n{lines}\nsend(reader.pid)")
     assert call(desk, [1], away=away)["results"] != [pid]  # import finds it out, there
+
+
+KINDS = """
+    from __future__ import annotations
+    import abc, enum, functools, logging, random
+    from dataclasses import dataclass, field
+    from typing import NamedTuple, Protocol, TypedDict, TypeVar, overload
+    from pathlib import *
+    T = TypeVar("T")
+    try:
+        import ujson as json
+    except ImportError:
+        import json
+    if T:
+        def chosen(): return 1
+    for i in range(3):
+        last = i
+    A = B = 3
+    X, Y = 1, float("nan")
+    COUNT: int = 0
+    class Color(enum.Enum):
+        RED = 1
+    class Point(NamedTuple):
+        x: int = 1
+    class Shape(Protocol):
+        z: int
+    class Options(TypedDict, total=False):
+        a: int
+    class Base(abc.ABC):
+        table = {"a": 1}
+        @abc.abstractmethod
+        def f(self): ...
+        @property
+        def p(self): return 1
+        @staticmethod
+        def s(): return 1
+        class Inner:
+            Q = 2
+    @dataclass(slots=True)
+    class Cell:
+        x: int = 1
+        parts: list = field(default_factory=list)
+    class Meta(type):
+        def __new__(cls, name, bases, content):
+            return super().__new__(cls, name, bases, {**content, "added": 3})
+    class Made(metaclass=Meta):
+        V = 1
+    @functools.singledispatch
+    def kind(x): return 0
+    @kind.register
+    def _(x: int): return 1
+    @functools.lru_cache
+    def cached(x): return x
+    def twice(): return 1
+    def twice(): return 2
+    made = lambda x: x
+    def counts():
+        global COUNT
+        COUNT += 1
+    log = logging.getLogger(__name__)
+    RNG = random.Random(0)
+    class Options2:
+        def __init__(self, **values):
+            for key, value in values.items():
+                setattr(self, key, value)
+    def work(x):
+        log.info("%s", RNG.random())
+        return x
+    """
+
+
+def test_module_in_which_nothing_was_set_counts_by_its_source_alone(desk: Path) -> None:
+    write(desk, {"kinds.py": KINDS})
+    assert set(run(desk, "import kinds; send(kinds.work)")["code"]) == {"kinds"}
+    assert call(desk, [4])["results"] == [4]
 
 
 def test_function_whose_file_was_edited_since_it_was_imported_is_the_one_imported(

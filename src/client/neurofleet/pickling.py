@@ -129,14 +129,14 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
             if not by_name(obj) or id(obj) in self._referred.replaced:
                 return self._dynamic_function_reduce(obj)
         elif isinstance(obj, types.ModuleType) and by_name(obj):
-            self._refer(obj.__name__)
+            self.refer(obj.__name__)
         elif isinstance(obj, type) and not by_name(obj):
             return super().reducer_override(obj)
         else:
             special = _reduced(obj, kind, self)
             if special is not None:
                 return special
-        self._refer(getattr(obj if isinstance(obj, _NAMED) else kind, "__module__", None))
+        self.refer(getattr(obj if isinstance(obj, _NAMED) else kind, "__module__", None))
         return super().reducer_override(obj)
 
     def of_item(self, kind: str) -> Any:
@@ -146,7 +146,8 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         self._referred.generators += 1
         return generators.of_item, (kind, self._referred.generators)
 
-    def _refer(self, module: Any) -> None:
+    def refer(self, module: Any) -> None:
+        """Note a module that is in the pickle by its name."""
         if isinstance(module, str) and not module.startswith(_NOT_ITS_OWN):
             self._referred.modules.add(module)
 
@@ -157,7 +158,7 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         self._referred.asked.append(source_scan.of_code(func.__code__, package))
         if home is not None:
             # It shares the module's globals there, as it does here.
-            self._refer(home)
+            self.refer(home)
             make, new = own_modules.function_of, (home, func.__code__, new[-1])
             slots["__globals__"] = {}
             slots["_cloudpickle_submodules"] = []
@@ -244,8 +245,10 @@ def _reduced(obj: Any, kind: type, pickler: Pickler) -> Any:
         )
     module = kind.__module__ or ""
     if module.startswith("numpy.random"):
+        pickler.refer("numpy")
         return _of_numpy(obj, kind, pickler)
     if module == "hoc" and obj is getattr(sys.modules.get("neuron"), "h", None):
+        pickler.refer("neuron")
         return own_modules.attribute_of, ("neuron", "h")
     if kind is functools._lru_cache_wrapper and not by_name(obj):
         return own_modules.cached, (obj.__wrapped__, obj.cache_parameters())

@@ -10,8 +10,10 @@ from __future__ import annotations
 import abc
 import ast
 import functools
+import logging
 import sys
 import types
+import typing
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -43,8 +45,8 @@ class _Written:
     classes : dict of str to _Written
     assigned : set of str
         Names that functions assign with ``global``.
-    stars : bool
-        Whether all of some module is imported.
+    stars : set of str
+        Modules of which everything is imported; may be relative.
     decorated : bool
         Whether it is a class that something has changed after its body.
     """
@@ -55,7 +57,7 @@ class _Written:
     defined: set[str] = field(default_factory=set)
     classes: dict[str, _Written] = field(default_factory=dict)
     assigned: set[str] = field(default_factory=set)
-    stars: bool = False
+    stars: set[str] = field(default_factory=set)
     decorated: bool = False
 
     def binds(self, name: str) -> bool:
@@ -94,7 +96,7 @@ def changed(sources: Mapping[str, Source]) -> tuple[dict[str, dict[str, Any]], f
         found[name] = dict(look.changes(vars(sys.modules[name]), _written(source.text), ""))
         replaced |= look.replaced
     for name, source in loaded.items():
-        package = name if source.package else name.rpartition(".")[0]
+        package = _package(name, source)
         for alias, (origin, original) in _written(source.text).imported.items():
             # Which of the two was earlier, the import or the change, is not known there.
             if original in found.get(_absolute(origin, package), {}):
@@ -102,6 +104,10 @@ def changed(sources: Mapping[str, Source]) -> tuple[dict[str, dict[str, Any]], f
                 if alias in live:
                     found[name].setdefault(alias, live[alias])
     return {name: here for name, here in found.items() if here}, frozenset(replaced)
+
+
+def _package(module: str, source: Source) -> str:
+    return module if source.package else module.rpartition(".")[0]
 
 
 def _absolute(module: str, package: str) -> str:
@@ -114,6 +120,7 @@ class _Look:
 
     def __init__(self, module: str, source: Source, elsewhere: _Elsewhere) -> None:
         self._module, self._elsewhere = module, elsewhere
+        self._package = _package(module, source)
         self._codes = _codes_of(source.text, source.filename)
         self.replaced: set[int] = set()
 
@@ -136,18 +143,20 @@ class _Look:
             elif name in written.defined:
                 if not written.decorated and not self._is_as_defined(value, whole):
                     yield from self._sent(whole, value)
-            elif name in written.computed or name in written.assigned:
+            elif name in written.computed:
                 if self._may_be_changed(name, value, written):
                     yield from self._sent(whole, value, computed=True)
-            elif name in written.literals and not any(
-                _equal(value, one) for one in written.literals[name]
-            ):
+            elif name in written.literals and not _is_as_written(value, written.literals[name]):
                 yield from self._sent(whole, value)
 
     def _may_be_changed(self, name: str, value: Any, written: _Written) -> bool:
         if generators.is_generator(value):
             return False  # it is seeded there
-        if name in written.assigned or name in self._elsewhere.assigned or self._elsewhere.anything:
+        if name in written.assigned or name in self._elsewhere.assigned:
+            return True
+        if isinstance(value, _BY_DEFINITION):
+            return False
+        if self._elsewhere.anything:
             return True
         return name in self._elsewhere.used and not isinstance(value, _IMMUTABLE)
 
@@ -164,12 +173,22 @@ class _Look:
 
     def _is_explained(self, name: str, value: Any, written: _Written, prefix: str) -> bool:
         """Tell whether import makes a name that the source does not write out."""
+        may_be = name in self._elsewhere.assigned or self._elsewhere.anything
         if prefix:
-            return not _is_data(value)
-        if isinstance(value, types.ModuleType):
-            # A package gets its modules as attributes when they are imported.
-            return value.__name__ == f"{self._module}.{name}"
-        return written.stars and name not in self._elsewhere.assigned
+            return not (may_be and _is_data(value))
+        if name in written.assigned:
+            return False
+        if isinstance(value, types.ModuleType) and value.__name__ == f"{self._module}.{name}":
+            return True  # a package gets its modules as attributes when they are imported
+        return self._is_of_a_star(name, value, written)
+
+    def _is_of_a_star(self, name: str, value: Any, written: _Written) -> bool:
+        """Tell whether ``from module import *`` made a name, and nobody has set it since."""
+        for star in written.stars:
+            module = sys.modules.get(_absolute(star, self._package))
+            if getattr(module, name, _NOWHERE) is value and name not in self._elsewhere.assigned:
+                return True
+        return False
 
     def _sent(self, name: str, value: Any, *, computed: bool = False) -> Iterator[tuple[str, Any]]:
         """Yield a value if it can be sent; what import makes is used there if it cannot."""
@@ -190,12 +209,32 @@ def _can_be_sent(value: Any) -> bool:
     return True
 
 
-_IMMUTABLE = (bool, int, float, complex, str, bytes, type(None), Path, type, types.FunctionType)
+#: What a definition makes; whoever sets one in another way does it by its name.
+_BY_DEFINITION = (
+    types.FunctionType,
+    types.ModuleType,
+    type,
+    property,
+    staticmethod,
+    classmethod,
+    functools.cached_property,
+    type(functools.lru_cache(len)),
+    logging.Logger,
+    typing.TypeVar,
+)
+_NOWHERE = object()
+#: In place of a class's value that its ``__slots__`` have taken.
+_DESCRIPTORS = (types.MemberDescriptorType, types.GetSetDescriptorType)
+_IMMUTABLE = (bool, int, float, complex, str, bytes, type(None), Path)
 
 
 def _is_data(value: Any) -> bool:
     kinds = (bool, int, float, complex, str, bytes, list, tuple, dict, set, frozenset)
     return isinstance(value, kinds) or type(value).__module__ == "numpy"
+
+
+def _is_as_written(value: Any, literals: list[Any]) -> bool:
+    return isinstance(value, _DESCRIPTORS) or any(_equal(value, one) for one in literals)
 
 
 def _equal(one: Any, other: Any) -> bool:
@@ -260,7 +299,7 @@ def _read_value(name: str, value: ast.expr | None, found: _Written) -> None:
 def _read_import(node: ast.Import | ast.ImportFrom, found: _Written) -> None:
     for alias in node.names:
         if alias.name == "*":
-            found.stars = True
+            found.stars.add("." * getattr(node, "level", 0) + (getattr(node, "module", "") or ""))
         elif isinstance(node, ast.ImportFrom):
             module = "." * node.level + (node.module or "")
             found.imported[alias.asname or alias.name] = (module, alias.name)
@@ -341,6 +380,7 @@ def _done_in(text: bytes) -> tuple[frozenset[str], frozenset[str], bool]:
     assigned: set[str] = set()
     used: set[str] = set()
     anything = False
+    imported = source_scan.imported_names(parsed(text))
     for node in ast.walk(parsed(text)):
         match node:
             case ast.Attribute(value=value, attr=attr, ctx=ast.Store() | ast.Del()):
@@ -355,10 +395,14 @@ def _done_in(text: bytes) -> tuple[frozenset[str], frozenset[str], bool]:
             ):
                 assigned.add(name)
                 used.update(_bases(value))
-            case ast.Call(func=ast.Name(id="setattr" | "vars" | "globals" | "exec")):
+            case ast.Call(func=ast.Name(id="globals" | "exec")):
                 anything = True
-            case ast.Attribute(attr="__dict__" | "__setattr__"):
-                anything = True
+            case ast.Call(func=ast.Name(id="setattr" | "vars"), args=[value, *_]):
+                # Of what is no module (``setattr(self, key, value)``) it is like any other use.
+                used.update(_bases(value))
+                anything = anything or not imported.isdisjoint(_bases(value))
+            case ast.Attribute(value=value, attr="__dict__" | "__setattr__"):
+                anything = anything or not imported.isdisjoint(_bases(value))
     return frozenset(assigned), frozenset(used), anything
 
 

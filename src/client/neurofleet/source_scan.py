@@ -162,10 +162,7 @@ def _known_start(node: ast.expr) -> tuple[str, bool]:
 
 def _changes_imported(tree: ast.Module) -> bool:
     """Tell whether a source sets something in a module that it imports (``numpy.x = ...``)."""
-    imported: set[str] = set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import | ast.ImportFrom):
-            imported.update((a.asname or a.name).partition(".")[0] for a in node.names)
+    imported = imported_names(tree)
     for node in ast.walk(tree):
         if isinstance(node, ast.Attribute | ast.Subscript) and not isinstance(node.ctx, ast.Load):
             base: ast.expr = node
@@ -174,6 +171,15 @@ def _changes_imported(tree: ast.Module) -> bool:
             if isinstance(base, ast.Name) and base.id in imported:
                 return True
     return False
+
+
+def imported_names(tree: ast.Module) -> set[str]:
+    """Return the names that a source's imports bind."""
+    imported: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            imported.update((a.asname or a.name).partition(".")[0] for a in node.names)
+    return imported
 
 
 def codes(code: types.CodeType) -> Iterator[types.CodeType]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dis
 import hashlib
-import sys
 import types
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -52,6 +51,8 @@ class _Walk:
             self._write(
                 kind.__name__, value.encode("utf-8", "surrogatepass") if kind is str else value
             )
+        elif kind in _SHARED_BY_CHANCE:
+            self._container(kind, value)
         elif id(value) in self._met:
             self._write(f"met {self._met[id(value)]}")
         else:
@@ -138,10 +139,9 @@ class _Walk:
         if isinstance(reduced, str):
             self._write(f"name {getattr(value, '__module__', '')} {reduced}")
             return
-        for part in reduced:
-            if isinstance(part, Iterable) and not isinstance(part, _CONTAINERS):
-                part = list(part)
-            self.add(part)
+        for place, part in enumerate(reduced):
+            # The fourth and the fifth are iterators of what is appended and set.
+            self.add(list(part) if place in (3, 4) and part is not None else part)
 
     def _write(self, what: str, content: bytes | str = b"") -> None:
         content = content if isinstance(content, bytes) else content.encode()
@@ -169,17 +169,8 @@ def _inside(value: Any) -> Any:
     return value
 
 
-_CONTAINERS = (
-    str,
-    bytes,
-    list,
-    tuple,
-    dict,
-    set,
-    frozenset,
-    type,
-    *filter(None, [getattr(sys.modules.get("numpy"), "ndarray", None)]),
-)
+#: Equal ones may be one object or several, as the compiler likes.
+_SHARED_BY_CHANCE = (tuple, frozenset, types.CodeType)
 _OF_EVERY_CLASS = frozenset(
     {"__dict__", "__weakref__", "__doc__", "__module__", "__firstlineno__", "_abc_impl",
      "__static_attributes__", "__annotate_func__"}

@@ -137,4 +137,11 @@ def _code(
 
 
 def _hash(value: Any, replaced: frozenset[int] = frozenset()) -> str:
-    return stable_hash(value, stable_reduce, lambda one: id(one) not in replaced and by_name(one))
+    def is_found(one: Any) -> bool:
+        return id(one) not in replaced and by_name(one)
+
+    try:
+        return stable_hash(value, stable_reduce, is_found)
+    except RecursionError:
+        # Nested too deeply for that, and not for pickle.
+        return hashlib.sha256(dumps(value, Referred(replaced=replaced))).hexdigest()

@@ -39,8 +39,9 @@ class JobContent:
     sources : mapping of str to Source
         The person's own modules, by the name under which they are imported.
     changed : bytes
-        A pickle of ``{module: {name: value}}``: what the program has set in those modules
-        since they were imported, to be set on the engine after they are imported there.
+        A pickle of modules' names and of the pickle of ``{module: {name: value}}``: what the
+        program has set in those modules since they were imported, to be set on the engine
+        after all of them are imported there (``own_modules.apply_changed``); empty if nothing.
     own_process : bool
         Whether each call needs a process of its own, because what it reaches keeps a state
         that later calls would see (a simulator, an unknown library); else a call gets a
