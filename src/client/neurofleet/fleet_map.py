@@ -183,7 +183,7 @@ def map_on(
             raise Interrupted(
                 "stopped; no results are kept", remedy="Give Fleet.map a run_dir= to keep them"
             ) from error
-        print(f"error: {error}", file=sys.stderr)
+        print(str(error), file=sys.stderr)
         raise Stopped(error.what, remedy=error.remedy) from error
 
 
