@@ -8,13 +8,12 @@ one that is written there, that is not written there, or that some code of the p
 from __future__ import annotations
 
 import abc
-import ast
 import functools
 import logging
 import sys
 import types
 import typing
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,45 +24,7 @@ from neurofleet.engine.job_content import Source
 from neurofleet.engine.own_modules import Attributes, NotSent
 from neurofleet.own_code import own_modules, own_texts
 from neurofleet.pickling import Referred, described, dumps
-from neurofleet.source_scan import codes, parsed
-
-
-@dataclass
-class _Written:
-    """What the source of a module or class binds.
-
-    Attributes
-    ----------
-    literals : dict of str to list
-        The values that are written for a name.
-    computed : set of str
-        Names that get a value by running something.
-    imported : dict of str to (module, name)
-        By ``from module import name``, else with an empty name.
-    defined : set of str
-        Functions without decorators.
-    classes : dict of str to _Written
-    assigned : set of str
-        Names that functions assign with ``global``.
-    stars : set of str
-        Modules of which everything is imported; may be relative.
-    decorated : bool
-        Whether it is a class that something has changed after its body.
-    """
-
-    literals: dict[str, list[Any]] = field(default_factory=dict)
-    computed: set[str] = field(default_factory=set)
-    imported: dict[str, tuple[str, str]] = field(default_factory=dict)
-    defined: set[str] = field(default_factory=set)
-    classes: dict[str, _Written] = field(default_factory=dict)
-    assigned: set[str] = field(default_factory=set)
-    stars: set[str] = field(default_factory=set)
-    decorated: bool = False
-
-    def binds(self, name: str) -> bool:
-        """Tell whether a name is bound at all."""
-        places = (self.literals, self.computed, self.imported, self.defined, self.classes)
-        return any(name in place for place in places)
+from neurofleet.written import Written, codes_of, done_in, read_source
 
 
 def changed(sources: Mapping[str, Source]) -> tuple[dict[str, dict[str, Any]], frozenset[int]]:
@@ -93,11 +54,11 @@ def changed(sources: Mapping[str, Source]) -> tuple[dict[str, dict[str, Any]], f
     elsewhere = _Elsewhere.of(sources)
     for name, source in loaded.items():
         look = _Look(name, source, elsewhere)
-        found[name] = dict(look.changes(vars(sys.modules[name]), _written(source.text), ""))
+        found[name] = dict(look.changes(vars(sys.modules[name]), read_source(source.text), ""))
         replaced |= look.replaced
     for name, source in loaded.items():
         package = _package(name, source)
-        for alias, (origin, original) in _written(source.text).imported.items():
+        for alias, (origin, original) in read_source(source.text).imported.items():
             # Which of the two was earlier, the import or the change, is not known there.
             if original in found.get(_absolute(origin, package), {}):
                 live = vars(sys.modules[name])
@@ -121,11 +82,11 @@ class _Look:
     def __init__(self, module: str, source: Source, elsewhere: _Elsewhere) -> None:
         self._module, self._elsewhere = module, elsewhere
         self._package = _package(module, source)
-        self._codes = _codes_of(source.text, source.filename)
+        self._codes = codes_of(source.text, source.filename)
         self.replaced: set[int] = set()
 
     def changes(
-        self, live: Mapping[str, Any], written: _Written, prefix: str
+        self, live: Mapping[str, Any], written: Written, prefix: str
     ) -> Iterator[tuple[str, Any]]:
         """Yield names and values that import would not make so."""
         for name, value in list(live.items()):
@@ -146,10 +107,10 @@ class _Look:
             elif name in written.computed:
                 if self._may_be_changed(name, value, written):
                     yield from self._sent(whole, value, computed=True)
-            elif name in written.literals and not _is_as_written(value, written.literals[name]):
+            elif name in written.literals and not _is_aswritten(value, written.literals[name]):
                 yield from self._sent(whole, value)
 
-    def _may_be_changed(self, name: str, value: Any, written: _Written) -> bool:
+    def _may_be_changed(self, name: str, value: Any, written: Written) -> bool:
         if generators.is_generator(value):
             return False  # it is seeded there
         if name in written.assigned or name in self._elsewhere.assigned:
@@ -171,7 +132,7 @@ class _Look:
             self.replaced.add(id(value))
         return False
 
-    def _is_explained(self, name: str, value: Any, written: _Written, prefix: str) -> bool:
+    def _is_explained(self, name: str, value: Any, written: Written, prefix: str) -> bool:
         """Tell whether import makes a name that the source does not write out."""
         may_be = name in self._elsewhere.assigned or self._elsewhere.anything
         if prefix:
@@ -182,7 +143,7 @@ class _Look:
             return True  # a package gets its modules as attributes when they are imported
         return self._is_of_a_star(name, value, written)
 
-    def _is_of_a_star(self, name: str, value: Any, written: _Written) -> bool:
+    def _is_of_a_star(self, name: str, value: Any, written: Written) -> bool:
         """Tell whether ``from module import *`` made a name, and nobody has set it since."""
         for star in written.stars:
             module = sys.modules.get(_absolute(star, self._package))
@@ -233,7 +194,7 @@ def _is_data(value: Any) -> bool:
     return isinstance(value, kinds) or type(value).__module__ == "numpy"
 
 
-def _is_as_written(value: Any, literals: list[Any]) -> bool:
+def _is_aswritten(value: Any, literals: list[Any]) -> bool:
     return isinstance(value, _DESCRIPTORS) or any(_equal(value, one) for one in literals)
 
 
@@ -247,95 +208,6 @@ def _equal(one: Any, other: Any) -> bool:
         same = list(one) == list(other)
         return same and all(_equal(value, other[key]) for key, value in one.items())
     return bool(one == other) or (one != one and other != other)
-
-
-@functools.lru_cache(maxsize=512)
-def _written(text: bytes) -> _Written:
-    found = _Written()
-    try:
-        tree = parsed(text)
-    except (SyntaxError, ValueError):
-        return found
-    _read(tree.body, found)
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Global):
-            found.assigned.update(node.names)
-    return found
-
-
-def _read(body: Iterable[ast.stmt], found: _Written) -> None:
-    for node in body:
-        match node:
-            case ast.FunctionDef() | ast.AsyncFunctionDef():
-                plain = all(ast.unparse(d) in _STAY_METHODS for d in node.decorator_list)
-                (found.defined if plain else found.computed).add(node.name)
-            case ast.ClassDef():
-                inner = _Written(decorated=bool(node.decorator_list))
-                found.classes[node.name] = inner
-                _read(node.body, inner)
-            case ast.Import() | ast.ImportFrom():
-                _read_import(node, found)
-            case ast.Assign(targets=[ast.Name(id=name)]) | ast.AnnAssign(target=ast.Name(id=name)):
-                _read_value(name, node.value, found)
-            case _:
-                _read_others(node, found)
-    for name in found.computed:
-        found.defined.discard(name)
-        found.classes.pop(name, None)
-
-
-_STAY_METHODS = ("staticmethod", "classmethod")
-
-
-def _read_value(name: str, value: ast.expr | None, found: _Written) -> None:
-    if value is None:
-        return  # only an annotation
-    try:
-        found.literals.setdefault(name, []).append(ast.literal_eval(value))
-    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
-        found.computed.add(name)
-
-
-def _read_import(node: ast.Import | ast.ImportFrom, found: _Written) -> None:
-    for alias in node.names:
-        if alias.name == "*":
-            found.stars.add("." * getattr(node, "level", 0) + (getattr(node, "module", "") or ""))
-        elif isinstance(node, ast.ImportFrom):
-            module = "." * node.level + (node.module or "")
-            found.imported[alias.asname or alias.name] = (module, alias.name)
-        else:
-            found.imported[alias.asname or alias.name.partition(".")[0]] = (alias.name, "")
-
-
-def _read_others(node: ast.AST, found: _Written) -> None:
-    """Note what other statements bind: loops, conditions, with, try, del, several targets."""
-    match node:
-        case ast.Name(id=name, ctx=ast.Store() | ast.Del()):
-            found.computed.add(name)
-        case ast.FunctionDef() | ast.AsyncFunctionDef() | ast.ClassDef():
-            found.computed.add(node.name)
-            return
-        case ast.Lambda():
-            return
-        case ast.Import() | ast.ImportFrom():
-            _read_import(node, found)
-        case ast.ExceptHandler(name=str(name)):
-            found.computed.add(name)
-    for inner in ast.iter_child_nodes(node):
-        _read_others(inner, found)
-
-
-@functools.lru_cache(maxsize=512)
-def _codes_of(text: bytes, filename: str) -> dict[str, list[types.CodeType]]:
-    """Return the code of all functions in a source, by qualified name."""
-    found: dict[str, list[types.CodeType]] = {}
-    try:
-        whole = compile(text, filename, "exec", dont_inherit=True)
-    except (SyntaxError, ValueError):
-        return found
-    for code in codes(whole):
-        found.setdefault(code.co_qualname, []).append(code)
-    return found
 
 
 @dataclass
@@ -366,54 +238,13 @@ class _Elsewhere:
         texts += own_texts(set(own_modules()) - set(sources))
         for text in texts:
             try:
-                assigned, used, anything = _done_in(text)
+                assigned, used, anything = done_in(text)
             except (SyntaxError, ValueError):
                 continue  # a notebook's cell with commands of its own
             found.assigned |= assigned
             found.used |= used
             found.anything = found.anything or anything
         return found
-
-
-@functools.lru_cache(maxsize=512)
-def _done_in(text: bytes) -> tuple[frozenset[str], frozenset[str], bool]:
-    assigned: set[str] = set()
-    used: set[str] = set()
-    anything = False
-    imported = source_scan.imported_names(parsed(text))
-    for node in ast.walk(parsed(text)):
-        match node:
-            case ast.Attribute(value=value, attr=attr, ctx=ast.Store() | ast.Del()):
-                assigned.add(attr)
-                used.update(_bases(value))
-            case ast.Subscript(value=value, ctx=ast.Store() | ast.Del()):
-                used.update(_bases(value))
-            case ast.Call(func=ast.Attribute(value=value)):
-                used.update(_bases(value))
-            case ast.Call(
-                func=ast.Name(id="setattr"), args=[value, ast.Constant(value=str(name)), _]
-            ):
-                assigned.add(name)
-                used.update(_bases(value))
-            case ast.Call(func=ast.Name(id="globals" | "exec")):
-                anything = True
-            case ast.Call(func=ast.Name(id="setattr" | "vars"), args=[value, *_]):
-                # Of what is no module (``setattr(self, key, value)``) it is like any other use.
-                used.update(_bases(value))
-                anything = anything or not imported.isdisjoint(_bases(value))
-            case ast.Attribute(value=value, attr="__dict__" | "__setattr__"):
-                anything = anything or not imported.isdisjoint(_bases(value))
-    return frozenset(assigned), frozenset(used), anything
-
-
-def _bases(node: ast.expr) -> Iterator[str]:
-    """Yield the names in ``a.b[0].c``."""
-    while isinstance(node, ast.Attribute | ast.Subscript):
-        if isinstance(node, ast.Attribute):
-            yield node.attr
-        node = node.value
-    if isinstance(node, ast.Name):
-        yield node.id
 
 
 def _of_main() -> list[bytes]:
