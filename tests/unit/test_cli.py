@@ -126,8 +126,8 @@ def test_dry_run_prints_the_plan_and_writes_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("evaluator", "words"),
     [
-        ("nothing:create", "does not import"),
-        ("evaluator:nothing", "does not have the factory"),
+        ("nothing:create", "nothing"),
+        ("evaluator:nothing", "does not exist"),
     ],
 )
 def test_dry_run_finds_an_evaluator_that_does_not_exist(

@@ -123,12 +123,26 @@ def test_page_values_that_are_not_finite_are_drawn_around(tmp_path: Path) -> Non
         entry["max"] = entry["avg"] = np.float64(value)
     (run / "checkpoint.pkl").write_bytes(pickle.dumps(state))
     text = write_report(run).read_text()
-    # The best is the best of those that can be ordered, and the others are named.
-    assert "not a number" not in text
-    names = SMALL.objectives
-    assert f"{names[0]} (1)," in text
-    assert f"{names[1]} (1)." in text
+    assert "not a number" in text
     assert not re.search(r' d="[^"]*nan', text)
+
+
+def test_page_scores_that_are_not_finite_are_named_and_the_best_is_one_that_has_none(
+    tmp_path: Path,
+) -> None:
+    run = make_run(tmp_path, SMALL)
+    with (run / "checkpoint.pkl").open("rb") as file:
+        state = pickle.load(file)
+    first, second = state["halloffame"][0], state["halloffame"][1]
+    for one in [*state["population"], *state["halloffame"]]:
+        if list(one) == list(first):
+            one.fitness.values = [math.nan, math.inf, *one.fitness.values[2:]]
+    (run / "checkpoint.pkl").write_bytes(pickle.dumps(state))
+    text = write_report(run).read_text()
+    assert "not a number" not in text
+    assert f"{SMALL.objectives[0]} (1)," in text
+    assert f"{SMALL.objectives[1]} (1)." in text
+    assert f"<b>{second.fitness.sum:.4g}</b>" in text
 
 
 def test_page_run_in_which_no_individual_is_finite_says_so(tmp_path: Path) -> None:
