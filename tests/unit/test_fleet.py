@@ -165,8 +165,7 @@ def test_map_item_that_never_ends_is_ended_at_its_limit_the_others_are_kept(
 
 
 def test_map_item_that_ends_its_process_costs_no_other_item_and_no_engine(fleet: Fleet) -> None:
-    assert fleet._farm is not None
-    engines = dict(fleet._farm.client._engines)
+    engines = fleet.client[:].apply_sync(os.getpid)
 
     def deadly(x: int) -> int:
         if x == 70:
@@ -177,7 +176,7 @@ def test_map_item_that_ends_its_process_costs_no_other_item_and_no_engine(fleet:
     bad = [n for n, value in enumerate(found) if isinstance(value, ItemFailed)]
     assert bad == [70]
     assert "its process was ended by SIGKILL" in str(found[70])
-    assert dict(fleet._farm.client._engines) == engines
+    assert fleet.client[:].apply_sync(os.getpid) == engines
 
 
 def test_map_item_that_cannot_be_sent_is_named(fleet: Fleet) -> None:

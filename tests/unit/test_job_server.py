@@ -24,7 +24,7 @@ from neurofleet.engine import job, job_files
 from neurofleet.engine.job import Missing
 from neurofleet.engine.job_content import BatchEnded, Calls, Ended, JobContent, Place, Source
 from neurofleet.errors import ModelError, WorkloadFailed
-from unit.support import wait_until
+from unit.support import command, wait_until
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -586,3 +586,19 @@ def test_server_starts_quickly() -> None:
     )
     heavy = {"ipyparallel", "bluepyopt", "neuron", "numpy", "zmq", "asyncio", "importlib.metadata"}
     assert not heavy & set(told.stdout.split())
+
+
+def test_stop_after_and_an_items_limit_hold_together_without_engines(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        "import time\n\ndef f(x):\n    time.sleep(1000 if x == 0 else 0.2)\n    return x\n"
+    )
+    (tmp_path / "items.jsonl").write_text("".join(f"{x}\n" for x in range(1000)))
+    done = command(
+        "neurofleet", "map", "mine:f", "items.jsonl", "--backend=serial", "--item-timeout=1",
+        "--stop-after=5s", "--run-dir=run", cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 130, done.stderr
+    lines = [json.loads(line) for line in (tmp_path / "run/results.jsonl").read_text().splitlines()]
+    assert "ended at its limit of 1 s" in lines[0]["error"]
+    assert lines[1] == {"result": 1}
+    assert lines[-1]["pending"] is True
