@@ -361,6 +361,24 @@ def test_processes_of_multiprocessing_work(own_process: bool) -> None:
 # -- where calls work, what they write ------------------------------------------------
 
 
+def test_processes_started_anew_import_the_persons_own_modules() -> None:
+    pool = """
+import multiprocessing, joblib
+from lab import cells
+
+def f(x):
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        spawned = pool.map(cells.double, [x])
+    return spawned + joblib.Parallel(n_jobs=2)(joblib.delayed(cells.double)(n) for n in (x, 5))
+"""
+    sources = {
+        "mine": Source("/home/me/mine.py", pool.encode()),
+        "lab": Source("/home/me/lab/__init__.py", b"", package=True),
+        "lab.cells": Source("/home/me/lab/cells.py", b"def double(x):\n    return 2 * x\n"),
+    }
+    assert values(called(b"cmine\nf\n.", [3], sources=sources)) == [[6, 6, 10]]
+
+
 def write_and_read(x: int) -> str:
     Path(f"trace_{x}.txt").write_text("v" * x)
     given = Path("given.json")

@@ -146,6 +146,9 @@ def test_closures_decorated_functions_and_methods_share_their_module(
                 @counted
                 def work(x):
                     return x + STATE["n"]
+                @functools.lru_cache
+                def remembered(x):
+                    return 10 * x
                 def adder(n):
                     return lambda x: work(x) + n + len(NOTES.execute("select 1").fetchall())
                 class Model:
@@ -156,7 +159,12 @@ def test_closures_decorated_functions_and_methods_share_their_module(
                 """
         },
     )
-    for function, expected in (("adder(5)", 8), ("Model(3).run", 6), ("work", 2)):
+    for function, expected in (
+        ("adder(5)", 8),
+        ("Model(3).run", 6),
+        ("work", 2),
+        ("remembered", 10),
+    ):
         run(desk, f"import mine; send(mine.{function})")
         ended = call(desk, [1, 1], away=away)
         assert ended["results"] == [expected] * 2, ended

@@ -137,6 +137,9 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
             if special is not None:
                 return special
         self.refer(getattr(obj if isinstance(obj, _NAMED) else kind, "__module__", None))
+        if hasattr(obj, "__wrapped__") and by_name(obj):
+            # What wraps a function without being one, as lru_cache does, may go by its name.
+            self.refer(obj.__module__)
         return super().reducer_override(obj)
 
     def of_item(self, kind: str) -> Any:

@@ -87,6 +87,7 @@ class JobServer:
         if content.mechanisms:
             job_mechanisms.load(content.mechanisms)
         own_modules.install(content)
+        own_modules.for_other_processes(content, scratch / "own")
         self._function = self._load()
         gc.collect()
         if self._own_process:
