@@ -179,6 +179,8 @@ def mapping(scratch: Path, wait_ms: int) -> Row:
     where, wait_s = scratch / f"map{wait_ms}", wait_ms / 1000
     where.mkdir()
     (where / "items.jsonl").write_text(f"{wait_s}\n" * ITEMS)
+    # A person's own module; a library, as on PYTHONPATH, would have a process for each call.
+    shutil.copy(Path(__file__).with_name("benchmark_items.py"), where)
     profile = where / "ipython" / "profile_map"
     # As ipyparallel starts a cluster by itself, for both.
     with ipyparallel.Cluster(n=MAP_ENGINES, profile_dir=str(profile), cluster_id="") as client:
