@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import pickle
+from pathlib import Path
 
 import pytest
 
 from neurofleet import errors
+from unit.support import assert_refused, command
 
 EXIT_CODES = {
     errors.WorkloadFailed: 1,
@@ -48,3 +50,15 @@ def test_error_without_remedy_ends_in_one_full_stop() -> None:
 def test_error_pickled_comes_back_whole(kind: type[errors.FleetError]) -> None:
     back = pickle.loads(pickle.dumps(kind("what", remedy="how")))
     assert (type(back), back.what, back.remedy, str(back)) == (kind, "what", "how", "what. how.")
+
+
+def test_refusal_shows_its_traceback_to_who_asks_for_it(tmp_path: Path) -> None:
+    words = ("map", "absent:f", "items.jsonl")
+    (tmp_path / "items.jsonl").write_text("1\n")
+    plain = command("neurofleet", *words, cwd=tmp_path)
+    assert_refused(plain, 2, "absent")
+    told = command("neurofleet", *words, cwd=tmp_path, env={"NEUROFLEET_DEBUG": "1"})
+    assert told.returncode == 2
+    assert "ModuleNotFoundError" in told.stderr
+    assert "direct cause" in told.stderr
+    assert told.stderr.splitlines()[-1] == plain.stderr.strip()

@@ -7,6 +7,7 @@ The exit codes are part of the command line's contract (``docs/operating.md``):
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 #: A name or a text in an error may be of any length; so much of it is shown [characters].
@@ -81,6 +82,11 @@ class Interrupted(FleetError):
     """A person or a time limit ended the run; what was scored is kept."""
 
     exit_code = 130
+
+
+def debugging() -> bool:
+    """Tell whether whole tracebacks are wanted (``NEUROFLEET_DEBUG`` is set)."""
+    return bool(os.environ.get("NEUROFLEET_DEBUG"))
 
 
 def one_line(text: str) -> str:

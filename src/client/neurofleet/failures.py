@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 
 from neurofleet.engine.outcome import Outcome
@@ -12,11 +11,6 @@ from neurofleet.units import NOTHING_RECORDED
 
 #: Characters of a cause that are shown.
 LONGEST_CAUSE = 800
-
-
-def wants_all() -> bool:
-    """Tell whether somebody looks for what went wrong, and wants all there is."""
-    return bool(os.environ.get("NEUROFLEET_DEBUG"))
 
 
 def in_short(outcome: Outcome) -> str:

@@ -19,7 +19,7 @@ from neurofleet import failures
 from neurofleet.engine import tasks
 from neurofleet.engine.host_cache import versions_stamp
 from neurofleet.engine.outcome import Description, Outcome
-from neurofleet.errors import WorkloadFailed
+from neurofleet.errors import WorkloadFailed, debugging
 from neurofleet.farm import Farm, Task
 from neurofleet.measured_limit import MeasuredLimit
 from neurofleet.remembered import recall, remember
@@ -380,7 +380,7 @@ class Scoring:
             return
         self._said.add(told)
         logger.warning("unit %s: %s", *told)
-        if outcome.traceback and failures.wants_all():
+        if outcome.traceback and debugging():
             logger.warning("%s", outcome.traceback)
 
     def _refuse_nonsense(self, outcomes: Sequence[tuple[Unit, Outcome]]) -> None:

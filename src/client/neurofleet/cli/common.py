@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib.metadata
-import os
 import re
 import shlex
 import sys
@@ -18,7 +17,7 @@ import click
 
 from neurofleet import __version__, durations, safe_point
 from neurofleet.cli import streams
-from neurofleet.errors import FleetError, Interrupted, UsageError, one_line
+from neurofleet.errors import FleetError, Interrupted, UsageError, debugging, one_line
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -93,6 +92,7 @@ def run_call(call: Callable[[], Any]) -> None:
         click.echo(one_line(str(stop)), err=True)
         code = stop.exit_code
     except FleetError as error:
+        _show_traceback()
         code = _say(str(error), error.exit_code)
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()
@@ -110,8 +110,7 @@ def run_call(call: Callable[[], Any]) -> None:
         where = f" ({error.filename})" if error.filename else ""
         code = _say(f"{error.strerror or error}{where}. Make room or mend the permissions.", 1)
     except Exception as error:
-        if os.environ.get("NEUROFLEET_DEBUG"):
-            traceback.print_exc()
+        _show_traceback()
         name = type(error).__name__
         code = _say(
             f"an error of neurofleet itself, {name}: {error}. Please report it, with"
@@ -120,6 +119,12 @@ def run_call(call: Callable[[], Any]) -> None:
         )
     unread = streams.flush()
     sys.exit((code if isinstance(code, int) else 0) or unread)
+
+
+def _show_traceback() -> None:
+    """Print the traceback of what is being handled, with all causes, to who asks for it."""
+    if debugging():
+        traceback.print_exc()
 
 
 def _usage(error: click.ClickException) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from neurofleet.cli.common import engine_options, examples
-from neurofleet.errors import WorkloadFailed
+from neurofleet.errors import WorkloadFailed, debugging
 from neurofleet.files import dump_json
 
 if TYPE_CHECKING:
@@ -161,7 +160,7 @@ def _failed(mapped: Mapped, items: Path) -> WorkloadFailed:
     ended, line = outcome.results[first].ended, mapped.lines[first]
     where = f" (line {line} of {items})" if line != first + 1 else ""
     remedy = 'Their results have an "error"; the same command again computes only them'
-    if os.environ.get("NEUROFLEET_DEBUG"):
+    if debugging():
         click.echo(ended.traceback, err=True)
     elif ended.traceback:
         remedy += "; NEUROFLEET_DEBUG=1 shows the whole traceback"

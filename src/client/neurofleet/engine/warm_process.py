@@ -18,7 +18,7 @@ from neurofleet.engine import host_cache
 from neurofleet.engine.outcome import Description, Outcome
 from neurofleet.engine.private_copy import no_room
 from neurofleet.engine.warm import LOAD_LIMIT_S, LONGEST_TRACEBACK
-from neurofleet.errors import FleetError, ModelError, WorkloadFailed
+from neurofleet.errors import FleetError, ModelError, WorkloadFailed, debugging
 
 logger = logging.getLogger(__name__)
 
@@ -117,7 +117,7 @@ class WarmProcess:
             self.close()
             raise
         if isinstance(told, FleetError):
-            if os.environ.get("NEUROFLEET_DEBUG"):
+            if debugging():
                 logger.warning("%s", self._printed(LONGEST_TRACEBACK))
             self.close()
             raise told
