@@ -39,6 +39,8 @@ class Told(NamedTuple):
         Whether the process ends, because something that the call began still runs in it.
     dear : bool
         Whether loading the function took longer than a fork does.
+    printed : int
+        The size of what this and earlier calls have printed [bytes].
     """
 
     status: str
@@ -48,6 +50,7 @@ class Told(NamedTuple):
     drew: bool = False
     last: bool = False
     dear: bool = False
+    printed: int = 0
 
 
 class Work(NamedTuple):
@@ -89,13 +92,10 @@ class Ends(NamedTuple):
     ----------
     results, printed : int
         Descriptors.
-    mark : bytes
-        Written to ``printed`` after each call.
     """
 
     results: int
     printed: int
-    mark: bytes
 
 
 def work_and_exit(work: Work, ends: Ends, server: int) -> NoReturn:
@@ -156,7 +156,7 @@ def _call_all(work: Work, ends: Ends) -> None:
             told = told._replace(last=before.left_threads() or forks.has_children())
             before.put_back()
             _point_streams(ends)
-        os.write(ends.printed, ends.mark)
+        told = told._replace(printed=os.fstat(ends.printed).st_size)
         frames.send(ends.results, pickle.dumps(tuple(told)))
         if told.last:
             return

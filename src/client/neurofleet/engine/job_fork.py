@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import pickle
-import secrets
 import select
 import time
 
@@ -35,33 +34,32 @@ class Fork:
         Watched meanwhile.
     others : frozenset of int
         Children of this process that are none of this one's.
+    printed : Printed
     """
 
-    def __init__(self, work: call.Work, engine: int, others: frozenset[int]) -> None:
-        self._engine, self._others = engine, others
+    def __init__(
+        self, work: call.Work, engine: int, others: frozenset[int], printed: Printed
+    ) -> None:
+        self._engine, self._others, self._printed = engine, others, printed
+        printed.begin()
         self._left, self._memory = len(work.items), work.memory
         self._status: int | None = None
         results, to_results = os.pipe()
-        printed, to_printed = os.pipe()
-        mark = secrets.token_bytes(16)
         server = os.getpid()
         surroundings.write_out(surroundings.streams())
         forks.flush_c()
         self._child = os.fork()
         if self._child == 0:
-            for number in (results, printed, engine):
+            for number in (results, engine):
                 os.close(number)
-            call.work_and_exit(work, call.Ends(to_results, to_printed, mark), server)
+            call.work_and_exit(work, call.Ends(to_results, printed.number), server)
         os.close(to_results)
-        os.close(to_printed)
-        for number in (results, printed):
-            os.set_blocking(number, False)
+        os.set_blocking(results, False)
         with contextlib.suppress(OSError):
             os.setpgid(self._child, self._child)
         self._results = frames.Messages(results)
-        self._printed = Printed(printed, mark)
         self._poll = select.poll()
-        for number in (results, printed, engine):
+        for number in (results, engine):
             self._poll.register(number, select.POLLIN)
 
     def __enter__(self) -> Fork:
@@ -70,7 +68,6 @@ class Fork:
     def __exit__(self, *_: object) -> None:
         self._end(0.0)
         os.close(self._results.number)
-        os.close(self._printed.number)
 
     def next(self, limit_s: float | None) -> tuple[Ended, call.Told | None]:
         """Return how the next item ended, and what its process has told of it, if it did."""
@@ -80,7 +77,7 @@ class Fork:
             told = call.Told(*pickle.loads(message))
             if told.last or not self._left:
                 self._end(EXIT_S)
-            output = self._printed.of_next_call()
+            output = self._printed.of_call(told.printed)
             reason = told.reason
             if "MemoryError" in reason:
                 reason += (
@@ -105,8 +102,8 @@ class Fork:
             ready = {number for number, _ in self._poll.poll(1000 * min(left_s, LOOK_S))}
             if self._engine in ready:
                 raise EngineGone
-            if self._printed.number in ready and not self._printed.read():
-                self._poll.unregister(self._printed.number)
+            if not ready:
+                self._printed.bound()
             if self._results.number in ready:
                 self._results.read()
                 if self._results.ended:

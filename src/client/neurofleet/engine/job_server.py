@@ -35,6 +35,7 @@ from neurofleet.engine import (
 from neurofleet.engine.job_content import Calls, Ended, JobContent
 from neurofleet.engine.job_fork import EngineGone, Fork
 from neurofleet.engine.limits import die_with_parent
+from neurofleet.engine.printed import Printed
 from neurofleet.errors import FleetError, WorkloadFailed
 
 #: What is dearer to load than a fork of a process that has it, most likely [bytes].
@@ -81,6 +82,7 @@ class JobServer:
         self._directory = directory
         self._scratch = scratch
         self._memory = memory
+        self._printed = Printed()
         self._numbers = itertools.count()
         self._own_process = content.own_process or len(content.call) > DEAR_BYTES
         os.chdir(directory or scratch)
@@ -125,7 +127,7 @@ class JobServer:
             self._files,
         )
         ended: list[Ended] = []
-        with Fork(work, self._engine, self._others) as fork:
+        with Fork(work, self._engine, self._others, self._printed) as fork:
             for directory in directories:
                 one, told = fork.next(calls.limit_s)
                 files, left = NOTHING

@@ -113,6 +113,7 @@ class _Installed:
     """What ``install`` did, so that it can be undone."""
 
     names: frozenset[str]
+    packages: tuple[str, ...]
     finders: tuple[importlib.abc.MetaPathFinder, ...]
     hidden: dict[str, types.ModuleType] = field(default_factory=dict)
 
@@ -147,7 +148,9 @@ def install(content: JobContent) -> None:
         with contextlib.suppress(SyntaxError, ValueError):
             # Processes that are forked from this one need not do it again.
             _compiled(source.filename, source.text)
-    _installed = _Installed(names, (finder, folders), hidden)
+    tops = {name: source for name, source in content.sources.items() if "." not in name}
+    packages = tuple(f"{name}." for name, source in tops.items() if source.package)
+    _installed = _Installed(names, packages, (finder, folders), hidden)
 
 
 def for_other_processes(content: JobContent, folder: Path) -> None:
@@ -187,10 +190,10 @@ def forget() -> None:
     generators.forget()
     if _installed is None:
         return
-    tops = {name.partition(".")[0] for name in _installed.names}
-    whole = tuple(f"{top}." for top in tops if top in _installed.names)
-    for name in list(sys.modules):
-        if name in _installed.names or (whole and name.startswith(whole)):
+    for name in _installed.names:
+        sys.modules.pop(name, None)
+    if _installed.packages:  # which may have modules that nobody could foresee
+        for name in [name for name in sys.modules if name.startswith(_installed.packages)]:
             del sys.modules[name]
 
 

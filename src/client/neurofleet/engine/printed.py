@@ -1,80 +1,69 @@
-"""What calls print, cut at the marks between them."""
+"""What calls print: a file to which forks append, cut where they say that a call has ended."""
 
 from __future__ import annotations
 
-import collections
+import fcntl
 import os
+import tempfile
 
 #: So much of what one call prints is kept, its end [bytes].
 KEPT_BYTES = 64 * 1024
+#: The file is emptied when a call has printed so much [bytes].
+LARGEST_BYTES = 8 * 1024 * 1024
 
 
 class Printed:
-    """The output of one call after the other, read from a pipe.
+    """The output of one call after the other, in a file without a name.
 
-    A process that calls several items writes a mark after each, so that nobody has to wait
-    until what was printed has been read.
-
-    Parameters
+    Attributes
     ----------
     number : int
-        The pipe's end, which does not wait.
-    mark : bytes
-        What nobody prints.
+        The file's descriptor, to be standard output and error of forks.
     """
 
-    def __init__(self, number: int, mark: bytes) -> None:
-        self.number = number
-        self._mark = mark
-        self._complete: collections.deque[bytes] = collections.deque()
-        self._begin()
+    def __init__(self) -> None:
+        self._file = tempfile.TemporaryFile()  # noqa: SIM115 - it lasts as long as its process
+        self.number = self._file.fileno()
+        # A child that prints does so after what others have printed, and after what was cut off.
+        fcntl.fcntl(self.number, fcntl.F_SETFL, os.O_APPEND)
+        self._start = 0
+        self._tail, self._cut = b"", 0
 
-    def _begin(self) -> None:
-        self._current = bytearray()
-        self._cut = 0
+    def begin(self) -> None:
+        """Begin with nothing: another fork follows."""
+        self._file.truncate(0)
+        self._start = 0
 
-    def read(self) -> bool:
-        """Take in what is there; tell whether there was any."""
-        try:
-            some = os.read(self.number, 1 << 16)
-        except BlockingIOError:
-            return False
-        # The mark may have come in two parts.
-        start = max(0, len(self._current) - len(self._mark))
-        self._current += some
-        while (found := self._current.find(self._mark, start)) >= 0:
-            rest = bytes(self._current[found + len(self._mark) :])
-            del self._current[found:]
-            self._complete.append(self._shown())
-            self._begin()
-            self._current += rest
-            start = 0
-        if len(self._current) > 2 * KEPT_BYTES:
-            self._trim()
-        return bool(some)
+    def of_call(self, end: int) -> bytes:
+        """Return what the current call has printed; the next one follows.
 
-    def of_next_call(self) -> bytes:
-        """Return what the next call printed whose mark has been written."""
-        while not self._complete and self.read():
-            pass
-        return self._complete.popleft() if self._complete else b""
+        Parameters
+        ----------
+        end : int
+            The file's size when the call had ended.
+        """
+        start, self._start = self._start, end
+        tail, cut = self._tail, self._cut
+        self._tail, self._cut = b"", 0
+        if end > start + KEPT_BYTES:
+            cut += len(tail) + end - KEPT_BYTES - start
+            tail, start = b"", end - KEPT_BYTES
+        if end > start:
+            tail += os.pread(self.number, end - start, start)
+        if len(tail) > KEPT_BYTES:
+            cut += len(tail) - KEPT_BYTES
+            tail = tail[-KEPT_BYTES:]
+        return b"[%d bytes before this were left out]\n" % cut + tail if cut else tail
 
     def rest(self) -> bytes:
-        """Return what was printed after the last mark."""
-        while self.read():
-            pass
-        rest = self._shown()
-        self._begin()
-        return rest
+        """Return what the last call has printed so far."""
+        return self.of_call(os.fstat(self.number).st_size)
 
-    def _trim(self) -> None:
-        surplus = len(self._current) - KEPT_BYTES
-        self._cut += surplus
-        del self._current[:surplus]
-
-    def _shown(self) -> bytes:
-        if len(self._current) > KEPT_BYTES:
-            self._trim()
-        if not self._cut:
-            return bytes(self._current)
-        return b"[%d bytes before this were left out]\n" % self._cut + self._current
+    def bound(self) -> None:
+        """Keep the file small, whatever a call that goes on prints."""
+        size = os.fstat(self.number).st_size
+        if size - self._start < LARGEST_BYTES:
+            return
+        self._cut += len(self._tail) + size - KEPT_BYTES - self._start
+        self._tail = os.pread(self.number, KEPT_BYTES, size - KEPT_BYTES)
+        self.begin()
