@@ -225,8 +225,9 @@ def test_client_is_a_plain_client_of_these_engines(fleet: Fleet) -> None:
 def test_fleet_outside_its_block_is_refused() -> None:
     with pytest.raises(UsageError, match="closed"):
         Fleet.local(1).map(abs, [1])
-    with pytest.raises(UsageError, match="--engines must be from 1 to"), Fleet.local(0):
-        pass
+    for count in (0, 1.5, "2", True):
+        with pytest.raises(UsageError, match=f"--engines must be from 1 to .*, not {count!r}"):
+            Fleet.local(count)  # type: ignore[arg-type]
 
 
 def test_fleet_of_a_profile_that_nobody_started_is_unreachable() -> None:

@@ -67,6 +67,10 @@ def test_map_draws_by_seed_and_number_and_leaves_the_callers_generators(fleet: F
     assert found[0] == found[1]
     assert len({value for _, value in found[0]}) == 4
     assert fleet.map(draw, range(4), seed=1) != found[0]
+    assert fleet.map(draw, range(4), seed=np.int64(1)) == fleet.map(draw, range(4), seed=1)
+    for seed in (1.5, "1", True, -1):
+        with pytest.raises(UsageError, match="the seed must be from 0 to"):
+            fleet.map(draw, range(4), seed=seed)
     assert random.getstate() == before
     assert np.random.get_state()[1].tolist() == legacy
 

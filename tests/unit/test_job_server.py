@@ -361,7 +361,7 @@ def test_processes_of_multiprocessing_work(own_process: bool) -> None:
 # -- where calls work, what they write ------------------------------------------------
 
 
-def test_processes_started_anew_import_the_persons_own_modules() -> None:
+def test_processes_started_anew_import_the_persons_own_modules(here: Place) -> None:
     pool = """
 import multiprocessing, joblib
 from lab import cells
@@ -376,7 +376,10 @@ def f(x):
         "lab": Source("/home/me/lab/__init__.py", b"", package=True),
         "lab.cells": Source("/home/me/lab/cells.py", b"def double(x):\n    return 2 * x\n"),
     }
-    assert values(called(b"cmine\nf\n.", [3], sources=sources)) == [[6, 6, 10]]
+    for place in (job.NOWHERE, here):
+        found = values(called(b"cmine\nf\n.", [3], sources=sources, place=place))
+        assert found == [[6, 6, 10]]
+    assert not [*Path(here.directory).iterdir()]
 
 
 def write_and_read(x: int) -> str:

@@ -213,6 +213,16 @@ def test_map_with_damaged_results_leaves_them_as_they_are(desk: Path) -> None:
 # -- workloads -----------------------------------------------------------------------
 
 
+def test_output_that_is_a_link_stays_one(tmp_path: Path) -> None:
+    (tmp_path / "items.jsonl").write_text("4\n")
+    (tmp_path / "link").symlink_to(tmp_path / "kept.jsonl")
+    words = ("map", "math:sqrt", "items.jsonl", "--backend", "serial", "--output", "link")
+    done = command("neurofleet", *words, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "kept.jsonl").read_text() == '{"result": 2.0}\n'
+
+
 def test_hello_prints_a_line_for_each_engine_and_keeps_it(tmp_path: Path) -> None:
     done = command("neurofleet", "run", "hello", "--engines=2", "--output=h.json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import json
 import math
+import numbers
 import os
 import pwd
 import re
@@ -194,6 +195,13 @@ def words(content: Mapping[str, Any], key: str) -> str:
     except UnicodeEncodeError:
         pass
     raise ValueError(f"{key!r} is {reprlib.repr(value)}, not a text")
+
+
+def is_whole(value: object, least: int, most: int) -> bool:
+    """Tell whether a caller's value is a whole number within limits; numpy's are as good."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+        return False
+    return least <= int(value) <= most
 
 
 def count(content: Mapping[str, Any], key: str) -> int:

@@ -19,6 +19,7 @@ from neurofleet.dispatch import EngineFarm
 from neurofleet.engine.job_content import Calls, Place
 from neurofleet.errors import Interrupted, UsageError, WorkloadFailed
 from neurofleet.farm import Farm, FarmState
+from neurofleet.files import is_whole
 from neurofleet.itemcode import Remedies
 from neurofleet.itemfiles import names
 from neurofleet.itemlimit import ItemLimit
@@ -100,9 +101,9 @@ class Wanted:
 
     def __post_init__(self) -> None:
         ItemLimit(self.limit_s)
-        if isinstance(self.seed, bool) or not 0 <= self.seed < 2**32:
+        if not is_whole(self.seed, 0, 2**32 - 1):
             raise UsageError(
-                f"the seed must be from 0 to {2**32 - 1}, not {self.seed}",
+                f"the seed must be from 0 to {2**32 - 1}, not {self.seed!r}",
                 remedy="Give another seed",
             )
         if self.run_dir is None and (self.keep_results or self.retry_failed):

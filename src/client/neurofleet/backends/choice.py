@@ -11,6 +11,7 @@ from neurofleet.backends.local import LocalEngines, usable_cores
 from neurofleet.backends.profile import ProfileEngines
 from neurofleet.backends.slurm import SlurmEngines, SlurmRequest
 from neurofleet.errors import UsageError
+from neurofleet.files import is_whole
 
 #: More than this are a slip of the finger; on this computer each is a process.
 MOST_ENGINES = 10_000
@@ -50,9 +51,9 @@ class EngineChoice:
     slurm: SlurmRequest = field(default_factory=SlurmRequest)
 
     def __post_init__(self) -> None:
-        if self.count is not None and not 1 <= self.count <= MOST_ENGINES:
+        if self.count is not None and not is_whole(self.count, 1, MOST_ENGINES):
             raise UsageError(
-                f"--engines must be from 1 to {MOST_ENGINES}, not {self.count}",
+                f"--engines must be from 1 to {MOST_ENGINES}, not {self.count!r}",
                 remedy="Give another number, or leave it out for one per core",
             )
         for name, value in (

@@ -89,7 +89,6 @@ class JobServer:
         if content.mechanisms:
             job_mechanisms.load(content.mechanisms)
         own_modules.install(content)
-        own_modules.for_other_processes(content, scratch / "own")
         self._function = self._load()
         gc.collect()
         if self._own_process:
@@ -166,7 +165,12 @@ def load(file: Path) -> JobContent:
 def serve(engine: int, file: Path, directory: Path | None, scratch: Path, memory: int) -> None:
     """Load the job, say so, and call it until the other side closes the connection."""
     try:
-        server = JobServer(load(file), engine, directory, scratch, memory)
+        content = load(file)
+        if content.sources:
+            from neurofleet.engine import own_archive  # few jobs need it
+
+            own_archive.provide(content, file.with_name(f"{file.name}.zip"))
+        server = JobServer(content, engine, directory, scratch, memory)
     except (Damaged, FileNotFoundError):
         frames.send(engine, pickle.dumps(DAMAGED))
         return

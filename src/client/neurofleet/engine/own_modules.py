@@ -153,29 +153,6 @@ def install(content: JobContent) -> None:
     _installed = _Installed(names, packages, (finder, folders), hidden)
 
 
-def for_other_processes(content: JobContent, folder: Path) -> None:
-    """Let processes that a call starts anew (``spawn``, joblib's) import the own modules too.
-
-    They are told this process's ``sys.path`` and have none of its finders.
-
-    Parameters
-    ----------
-    content : JobContent
-    folder : Path
-        Is made, and gets the modules' files.
-    """
-    # Packages without __init__ are left to their finder: a directory here would hide their others.
-    whole = {n: s for n, s in content.sources.items() if n.partition(".")[0] in content.sources}
-    if not whole:
-        return
-    with contextlib.suppress(OSError):  # no room: few functions start such processes
-        for name, source in whole.items():
-            file = folder.joinpath(*name.split("."), *(["__init__"] if source.package else []))
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.with_name(f"{file.name}.py").write_bytes(source.text)
-        sys.path.append(str(folder))
-
-
 def _may_draw_from_numpy(content: JobContent) -> bool:
     texts = [content.call, content.changed, *(source.text for source in content.sources.values())]
     return content.own_process or any(name in text for text in texts for name in _BRING_NUMPY)

@@ -101,7 +101,7 @@ def keep(said: list[Hello], file: Path) -> None:
     """
     told = {"schema_version": 1, "engines": [asdict(one) for one in said]}
     try:
-        write_whole(file, dump_json(told, indent=2).encode() + b"\n")
+        write_whole(Path(os.path.realpath(file)), dump_json(told, indent=2).encode() + b"\n")
     except OSError as error:
         raise UsageError(
             f"{str(file)!r} cannot be written ({error.strerror or error})",

@@ -157,7 +157,7 @@ def map_items(request: Request, view: View, on_end: Callable[[Mapped], None]) ->
     def write(outcome: Outcome) -> None:
         written: Written = results_text(outcome)
         write_file(
-            results,
+            _real(results),  # where a link leads: the link is the person's
             written.text.encode(),
             remedy="Make room or mend the permissions, and run the same command again, or name"
             " another file with --output; what was computed is kept",
