@@ -238,6 +238,45 @@ def test_call_needs_its_own_process_if_what_it_reaches_keeps_a_state(
     assert own_code.reach(["work_of_mine"]).own_process is alone
 
 
+@pytest.mark.parametrize(
+    ("body", "alone"),
+    [
+        ("import json\n    json.mark = x", True),
+        ("string.mark = x", True),
+        ("string.mark += x", True),
+        ("string.templates.plain = x", True),
+        ("string.table['x'] = x", True),
+        ("string.table[x] += 1", True),
+        ("del string.mark", True),
+        ("from os import path as p\n    p.mark = x", True),
+        ("import json\n    def inner():\n        json.mark = x\n    inner()", True),
+        ("x.mark = string.digits", False),
+        ("x.mark += len(string.digits)", False),
+        ("x[string.digits] = 1", False),
+        ("import json\n    found = {}\n    found['x'] = json.dumps(x)", False),
+    ],
+)
+def test_code_without_a_source_keeps_a_state_if_it_sets_something_in_a_module(
+    body: str, alone: bool
+) -> None:
+    code = compile(f"def f(x):\n    {body}\n", "<cell>", "exec").co_consts[0]
+    assert source_scan.of_code(code, "", ["string"]).stateful is alone
+
+
+def test_function_of_the_program_that_sets_something_in_a_module_gets_its_own_process(
+    desk: Path,
+) -> None:
+    program = """
+        import string
+        def count(x):
+            string.mark = getattr(string, "mark", 0) + 1
+            return string.mark
+        send(count)
+        """
+    run(desk, program)
+    assert call(desk, [1, 2, 3])["own_process"]
+
+
 def test_versions_of_what_is_imported_and_of_what_that_computes_with() -> None:
     asked = source_scan.of_source(b"import sklearn.ensemble, json\n", "")
     versions = own_code.reach([], [asked]).versions()

@@ -6,7 +6,7 @@ import ast
 import dis
 import functools
 import types
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 #: Whoever names one of these changes what the whole process does, so a later call would see it.
@@ -190,7 +190,7 @@ def codes(code: types.CodeType) -> Iterator[types.CodeType]:
             yield from codes(constant)
 
 
-def of_code(code: types.CodeType, package: str) -> Asked:
+def of_code(code: types.CodeType, package: str, modules: Iterable[str] = ()) -> Asked:
     """Return what a function asks for whose source need not exist.
 
     Parameters
@@ -198,8 +198,10 @@ def of_code(code: types.CodeType, package: str) -> Asked:
     code : code
     package : str
         See ``of_source``.
+    modules : iterable of str
+        Names that are modules among the function's globals.
     """
-    found = _Found()
+    found = _Found(stateful=_sets_in_imported(code, modules))
     for part in codes(code):
         found.stateful = found.stateful or not STATEFUL.isdisjoint(part.co_names)
         if "import_module" in part.co_names or "__import__" in part.co_names:
@@ -218,6 +220,53 @@ def of_code(code: types.CodeType, package: str) -> Asked:
             if instruction.opname in {"LOAD_CONST", "LOAD_SMALL_INT"}:
                 before = [before[1], instruction.argval]
     return found.frozen()
+
+
+def _sets_in_imported(code: types.CodeType, modules: Iterable[str]) -> bool:
+    """Tell the same as ``_changes_imported`` of code without a source."""
+    parts = [
+        [one for one in dis.get_instructions(part) if one.opname not in _NOTHING]
+        for part in codes(code)
+    ]
+    imported = set(modules)
+    for part in parts:
+        for at, one in enumerate(part):
+            if one.opname in {"IMPORT_NAME", "IMPORT_FROM"}:
+                stored = (later for later in part[at:] if later.opname.startswith("STORE_"))
+                imported.update(_names(next(stored, None)))
+    return any(
+        not imported.isdisjoint(_names(_set_in(part, at)))
+        for part in parts
+        for at, one in enumerate(part)
+        if one.opname in _SETS
+    )
+
+
+#: Instructions that set something in an object, which is loaded before them and before a key.
+_SETS = frozenset({"STORE_ATTR", "DELETE_ATTR", "STORE_SUBSCR", "DELETE_SUBSCR"})
+_NOTHING = frozenset({"CACHE", "EXTENDED_ARG", "NOP"})
+
+
+def _set_in(part: list[dis.Instruction], at: int) -> dis.Instruction | None:
+    """Return the instruction that loads the object in which another one sets something."""
+    keyed = part[at].opname.endswith("_SUBSCR")
+    if part[at - 1].opname == "SWAP":  # as of ``name.part += 1``: it was loaded for both
+        while at and part[at].opname != "COPY":
+            at -= 1
+        while at and part[at - 1].opname == "COPY":
+            at -= 1
+    for _ in range(1 + keyed):
+        at -= 1
+        while at > 0 and part[at].opname == "LOAD_ATTR":
+            at -= 1
+    return part[at] if at >= 0 and "LOAD_" in part[at].opname else None
+
+
+def _names(instruction: dis.Instruction | None) -> tuple[str, ...]:
+    """Return the names that an instruction loads or stores; newer Pythons join two in one."""
+    value = None if instruction is None else instruction.argval
+    names = value if isinstance(value, tuple) else (value,)
+    return tuple(name for name in names if isinstance(name, str))
 
 
 def _strings(found: _Found, code: types.CodeType, package: str) -> None:
