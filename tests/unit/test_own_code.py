@@ -277,6 +277,25 @@ def test_function_of_the_program_that_sets_something_in_a_module_gets_its_own_pr
     assert call(desk, [1, 2, 3])["own_process"]
 
 
+@pytest.mark.parametrize(
+    ("before", "there"), [("pass", True), ("os.environ['OMP_NUM_THREADS'] = '1'", False)]
+)
+def test_installed_module_that_a_function_imports_late_is_there_unless_it_sets_something_first(
+    desk: Path, before: str, there: bool
+) -> None:
+    module = f"""
+        import os, sys
+        def late(x):
+            {before}
+            found = "scipy.special" in sys.modules
+            from scipy.special import gamma
+            return found
+        """
+    write(desk, {"late_ones.py": module})
+    run(desk, "import late_ones; send(late_ones.late)")
+    assert call(desk, [1])["results"] == [there]
+
+
 def test_versions_of_what_is_imported_and_of_what_that_computes_with() -> None:
     asked = source_scan.of_source(b"import sklearn.ensemble, json\n", "")
     versions = own_code.reach([], [asked]).versions()
