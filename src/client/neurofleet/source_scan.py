@@ -160,17 +160,48 @@ def _known_start(node: ast.expr) -> tuple[str, bool]:
     return "", False
 
 
+#: Methods that change a container, as one in a module.
+_CHANGING = frozenset(
+    {
+        "append", "extend", "insert", "update", "setdefault", "pop", "popitem", "remove",
+        "discard", "add", "clear",
+    }
+)  # fmt: skip
+#: Functions that set something in what is their first argument.
+_SETTING = frozenset({"setattr", "delattr"})
+#: Parts of ``sys`` that are put back after each call.
+_PUT_BACK = frozenset({"path", "argv"})
+
+
 def _changes_imported(tree: ast.Module) -> bool:
     """Tell whether a source sets something in a module that it imports (``numpy.x = ...``)."""
     imported = imported_names(tree)
+    return any(_base(changed) in imported for changed in _changed(tree))
+
+
+def _changed(tree: ast.Module) -> Iterator[ast.expr]:
+    """Yield what a source sets something in, as far as that is seen."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Attribute | ast.Subscript) and not isinstance(node.ctx, ast.Load):
-            base: ast.expr = node
-            while isinstance(base, ast.Attribute | ast.Subscript):
-                base = base.value
-            if isinstance(base, ast.Name) and base.id in imported:
-                return True
-    return False
+            yield node
+        elif isinstance(node, ast.Call):
+            called = node.func
+            if isinstance(called, ast.Name) and called.id in _SETTING:
+                yield from node.args[:1]
+            elif (
+                isinstance(called, ast.Attribute)
+                and called.attr in _CHANGING
+                and isinstance(called.value, ast.Attribute)
+                and called.value.attr not in _PUT_BACK
+            ):
+                yield called.value
+
+
+def _base(node: ast.expr) -> str:
+    """Return the name with which an expression begins; empty if it begins with none."""
+    while isinstance(node, ast.Attribute | ast.Subscript):
+        node = node.value
+    return node.id if isinstance(node, ast.Name) else ""
 
 
 def imported_names(tree: ast.Module) -> set[str]:
@@ -234,12 +265,24 @@ def _sets_in_imported(code: types.CodeType, modules: Iterable[str]) -> bool:
             if one.opname in {"IMPORT_NAME", "IMPORT_FROM"}:
                 stored = (later for later in part[at:] if later.opname.startswith("STORE_"))
                 imported.update(_names(next(stored, None)))
+    if any(not _SETTING.isdisjoint(part.co_names) for part in codes(code)):
+        return True
     return any(
         not imported.isdisjoint(_names(_set_in(part, at)))
+        if one.opname in _SETS
+        else "LOAD_" in one.opname and not imported.isdisjoint(_names(one)) and _changes(part, at)
         for part in parts
         for at, one in enumerate(part)
-        if one.opname in _SETS
     )
+
+
+def _changes(part: list[dis.Instruction], at: int) -> bool:
+    """Tell whether a method that changes a container is called of what is loaded here."""
+    chain = []
+    while at + 1 < len(part) and part[at + 1].opname in {"LOAD_ATTR", "LOAD_METHOD"}:
+        at += 1
+        chain.append(part[at].argval)
+    return len(chain) > 1 and chain[-1] in _CHANGING and chain[-2] not in _PUT_BACK
 
 
 #: Instructions that set something in an object, which is loaded before them and before a key.
