@@ -20,7 +20,7 @@ import cloudpickle
 import psutil
 import pytest
 
-from neurofleet.engine import job, job_files
+from neurofleet.engine import job, job_files, job_mechanisms
 from neurofleet.engine.job import Missing
 from neurofleet.engine.job_content import BatchEnded, Calls, Ended, JobContent, Place, Source
 from neurofleet.errors import ModelError, WorkloadFailed
@@ -602,3 +602,25 @@ def test_stop_after_and_an_items_limit_hold_together_without_engines(tmp_path: P
     assert "ended at its limit of 1 s" in lines[0]["error"]
     assert lines[1] == {"result": 1}
     assert lines[-1]["pending"] is True
+
+
+def test_library_of_mechanisms_that_was_cut_short_is_compiled_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled: list[Path] = []
+
+    def compile_mechanisms(home: Path, _directories: list[str]) -> None:
+        compiled.append(home / "x86_64" / "libnrnmech.so")
+        compiled[-1].parent.mkdir()
+        compiled[-1].write_bytes(b"a library")
+
+    monkeypatch.setenv("NEUROFLEET_CACHE", str(tmp_path))
+    monkeypatch.setattr("neurofleet.engine.compiling.compile_mechanisms", compile_mechanisms)
+    mechanisms = {"leak.mod": b"NEURON { SUFFIX leak }"}
+    for _ in range(2):
+        job_mechanisms._compiled(mechanisms)
+    assert len(compiled) == 1
+    compiled[0].write_bytes(b"a lib")  # as a power cut leaves it
+    job_mechanisms._compiled(mechanisms)
+    assert len(compiled) == 2
+    assert compiled[0].read_bytes() == b"a library"
