@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
@@ -11,6 +12,7 @@ import signal
 import subprocess
 import sys
 import tarfile
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,6 +25,7 @@ import pytest
 from neurofleet.engine import job, job_files, job_mechanisms
 from neurofleet.engine.job import Missing
 from neurofleet.engine.job_content import BatchEnded, Calls, Ended, JobContent, Place, Source
+from neurofleet.engine.job_server import JobServer
 from neurofleet.errors import ModelError, WorkloadFailed
 from unit.support import command, wait_until
 
@@ -624,3 +627,21 @@ def test_library_of_mechanisms_that_was_cut_short_is_compiled_again(
     job_mechanisms._compiled(mechanisms)
     assert len(compiled) == 2
     assert compiled[0].read_bytes() == b"a library"
+
+
+def test_directory_that_a_call_made_read_only_is_removed() -> None:
+    with tempfile.TemporaryDirectory() as top:
+        child = os.fork()
+        if child == 0:
+            with contextlib.suppress(BaseException):
+                if os.getuid() == 0:  # who may do anything
+                    os.chown(top, 65534, 65534)
+                    os.setuid(65534)
+                inside = Path(top, "call", "kept")
+                inside.mkdir(parents=True)
+                (inside / "trace.txt").write_text("v")
+                inside.chmod(0o500)
+                files, _ = JobServer._take(inside.parent, 1000)
+                os._exit(0 if files and not inside.parent.exists() else 2)
+            os._exit(3)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
