@@ -645,7 +645,7 @@ def test_targets_avoid_a_host_while_there_is_another(
     roster.take((0, "one", 0), Answer({"host": "a"}))
     roster.take((1, "two", 0), Answer({"host": "b"}))
     assert roster.targets(not_on) == expected
-    assert roster.host("two") == "b"
+    assert roster.hosts()["two"] == "b"
 
 
 class WithoutEngines:

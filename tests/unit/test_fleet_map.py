@@ -103,6 +103,43 @@ def test_map_with_a_limit_that_is_none_is_refused_and_ends_no_engine(
     assert fleet.map(abs, [-1]) == [1]
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"files_limit_mb": float("inf")}, "files_limit_mb"),
+        ({"files_limit_mb": float("nan")}, "files_limit_mb"),
+        ({"files_limit_mb": -1}, "files_limit_mb"),
+        ({"seed": 1.5}, "seed must be a whole number"),
+        ({"seed": "1"}, "seed must be a whole number"),
+    ],
+)
+def test_map_with_a_number_out_of_its_range_is_refused(
+    fleet: Fleet, options: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(UsageError, match=said):
+        fleet.map(draw, [1], **options)
+
+
+def test_map_draws_the_same_for_a_seed_of_numpys_kind(fleet: Fleet) -> None:
+    assert fleet.map(draw, [1], seed=np.int64(5)) == fleet.map(draw, [1], seed=5)
+
+
+class TwoParts(Exception):
+    def __init__(self, first: int, second: int) -> None:
+        super().__init__(f"{first} and {second}")
+
+
+def test_map_result_that_cannot_be_loaded_costs_its_own_item_only(fleet: Fleet) -> None:
+    def one_by_one(x: int) -> Any:
+        return TwoParts(1, 2) if x == 1 else x
+
+    first, failed, last = fleet.map(one_by_one, range(3), return_exceptions=True)
+    assert (first, last) == (0, 2)
+    assert isinstance(failed, ItemFailed)
+    assert "its result cannot be loaded here: TypeError" in failed.what
+    assert "TypeError" in failed.traceback
+
+
 def test_map_shows_what_calls_print_if_wanted(
     fleet: Fleet, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
@@ -11,6 +12,7 @@ import signal
 import subprocess
 import sys
 import tarfile
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,9 +22,10 @@ import cloudpickle
 import psutil
 import pytest
 
-from neurofleet.engine import job, job_files
+from neurofleet.engine import job, job_files, job_mechanisms
 from neurofleet.engine.job import Missing
 from neurofleet.engine.job_content import BatchEnded, Calls, Ended, JobContent, Place, Source
+from neurofleet.engine.job_server import JobServer
 from neurofleet.errors import ModelError, WorkloadFailed
 from unit.support import command, wait_until
 
@@ -623,3 +626,43 @@ def test_stop_after_and_an_items_limit_hold_together_without_engines(tmp_path: P
     assert "ended at its limit of 1 s" in lines[0]["error"]
     assert lines[1] == {"result": 1}
     assert lines[-1]["pending"] is True
+
+
+def test_library_of_mechanisms_that_was_cut_short_is_compiled_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled: list[Path] = []
+
+    def compile_mechanisms(home: Path, _directories: list[str]) -> None:
+        compiled.append(home / "x86_64" / "libnrnmech.so")
+        compiled[-1].parent.mkdir()
+        compiled[-1].write_bytes(b"a library")
+
+    monkeypatch.setenv("NEUROFLEET_CACHE", str(tmp_path))
+    monkeypatch.setattr("neurofleet.engine.compiling.compile_mechanisms", compile_mechanisms)
+    mechanisms = {"leak.mod": b"NEURON { SUFFIX leak }"}
+    for _ in range(2):
+        job_mechanisms._compiled(mechanisms)
+    assert len(compiled) == 1
+    compiled[0].write_bytes(b"a lib")  # as a power cut leaves it
+    job_mechanisms._compiled(mechanisms)
+    assert len(compiled) == 2
+    assert compiled[0].read_bytes() == b"a library"
+
+
+def test_directory_that_a_call_made_read_only_is_removed() -> None:
+    with tempfile.TemporaryDirectory() as top:
+        child = os.fork()
+        if child == 0:
+            with contextlib.suppress(BaseException):
+                if os.getuid() == 0:  # who may do anything
+                    os.chown(top, 65534, 65534)
+                    os.setuid(65534)
+                inside = Path(top, "call", "kept")
+                inside.mkdir(parents=True)
+                (inside / "trace.txt").write_text("v")
+                inside.chmod(0o500)
+                files, _ = JobServer._take(inside.parent, 1000)
+                os._exit(0 if files and not inside.parent.exists() else 2)
+            os._exit(3)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0

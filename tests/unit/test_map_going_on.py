@@ -87,6 +87,16 @@ def test_map_after_a_bug_fix_is_refused_or_keeps_what_is_right(desk: Path) -> No
     assert results(desk)[3] == {"result": 20, "code": 3}
 
 
+def test_mark_of_a_run_that_was_killed_is_gone_after_the_next(desk: Path) -> None:
+    left = desk / "run" / ".neurofleet-here-0a1b2c3d"
+    words = ("map", "math:sqrt", "items.jsonl", *SERIAL, "--run-dir", "run")
+    assert command("neurofleet", *words, cwd=desk).returncode == 0
+    left.write_text("a token")
+    (desk / "items.jsonl").write_text("1\n2\n3\n4\n")
+    assert command("neurofleet", *words, cwd=desk).returncode == 0
+    assert not list(left.parent.glob(".neurofleet-here-*"))
+
+
 def test_map_broken_off_while_an_item_hangs_leaves_the_results_of_the_others(desk: Path) -> None:
     (desk / "slow.py").write_text(
         "import time\n\n\ndef work(x):\n    while x == 3:\n        time.sleep(0.01)\n    return x\n"

@@ -225,6 +225,9 @@ def test_code_of_a_program_is_the_same_in_every_run_and_counts_no_lines(desk: Pa
         ("import os\nos.environ['OMP_NUM_THREADS'] = '1'\n", True),
         ("import numpy\nnumpy.seterr(all='raise')\n", True),
         ("import numpy\nnumpy.float = float\n", True),
+        ("import numpy\nsetattr(numpy, 'float', float)\n", True),
+        ("import json\ndef f(x):\n    json.encoder.ESCAPE_DCT.update(x)\n", True),
+        ("import sys, numpy\nsys.path.append('.')\nx = numpy.append([1], 2)\n", False),
         ("import signal\n", True),
         ("from scipy import signal\n", False),
     ],
@@ -236,6 +239,68 @@ def test_call_needs_its_own_process_if_what_it_reaches_keeps_a_state(
     monkeypatch.chdir(desk)
     monkeypatch.syspath_prepend(desk)
     assert own_code.reach(["work_of_mine"]).own_process is alone
+
+
+@pytest.mark.parametrize(
+    ("body", "alone"),
+    [
+        ("import json\n    json.mark = x", True),
+        ("string.mark = x", True),
+        ("string.mark += x", True),
+        ("string.templates.plain = x", True),
+        ("string.table['x'] = x", True),
+        ("string.table[x] += 1", True),
+        ("del string.mark", True),
+        ("setattr(string, 'mark', x)", True),
+        ("string.table.update(x)", True),
+        ("import sys\n    sys.path.append(x)", False),
+        ("import numpy\n    return numpy.append(x, 1)", False),
+        ("from os import path as p\n    p.mark = x", True),
+        ("import json\n    def inner():\n        json.mark = x\n    inner()", True),
+        ("x.mark = string.digits", False),
+        ("x.mark += len(string.digits)", False),
+        ("x[string.digits] = 1", False),
+        ("import json\n    found = {}\n    found['x'] = json.dumps(x)", False),
+    ],
+)
+def test_code_without_a_source_keeps_a_state_if_it_sets_something_in_a_module(
+    body: str, alone: bool
+) -> None:
+    code = compile(f"def f(x):\n    {body}\n", "<cell>", "exec").co_consts[0]
+    assert source_scan.of_code(code, "", ["string"]).stateful is alone
+
+
+def test_function_of_the_program_that_sets_something_in_a_module_gets_its_own_process(
+    desk: Path,
+) -> None:
+    program = """
+        import string
+        def count(x):
+            string.mark = getattr(string, "mark", 0) + 1
+            return string.mark
+        send(count)
+        """
+    run(desk, program)
+    assert call(desk, [1, 2, 3])["own_process"]
+
+
+@pytest.mark.parametrize(
+    ("before", "there"), [("pass", True), ("os.environ['OMP_NUM_THREADS'] = '1'", False)]
+)
+def test_installed_module_that_a_function_imports_late_is_there_unless_it_sets_something_first(
+    desk: Path, before: str, there: bool
+) -> None:
+    module = f"""
+        import os, sys
+        def late(x):
+            {before}
+            found = "scipy.special" in sys.modules
+            from scipy.special import gamma
+            return found
+        """
+    write(desk, {"late_ones.py": module})
+    run(desk, "import late_ones; send(late_ones.late)")
+    assert call(desk, [1])["results"] == [there]
 
 
 def test_versions_of_what_is_imported_and_of_what_that_computes_with() -> None:

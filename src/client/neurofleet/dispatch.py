@@ -293,8 +293,9 @@ class EngineFarm:
         if self._watch is None:
             return
         begun = sorted((out for out in run.out.values() if out.engine), key=lambda out: out.since)
+        hosts = self._roster.hosts()  # once: this is told at every event
         running = tuple(
-            Running(out.task.key, self._roster.host(out.engine), out.since) for out in begun
+            Running(out.task.key, hosts.get(out.engine, ""), out.since) for out in begun
         )
         self._watch(
             FarmState(

@@ -116,9 +116,9 @@ class Roster:
         elsewhere = [n for n in ready if not_on and self._engines[n].host != not_on]
         return elsewhere or ready, not elsewhere and len(ready) == len(present)
 
-    def host(self, identity: str) -> str:
-        """Return an engine's host; empty if that is not known."""
-        return next((e.host for e in self._engines.values() if e.identity == identity), "")
+    def hosts(self) -> dict[str, str]:
+        """Return the host of each engine, by its identity; empty if that is not known."""
+        return {engine.identity: engine.host for engine in self._engines.values()}
 
     def vouches_for(self, identity: str) -> bool | None:
         """Tell whether an engine's results count; ``None`` while that is not known.

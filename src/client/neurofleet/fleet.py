@@ -238,7 +238,7 @@ class Fleet:
             shared=dict(shared or {}),
             seed=seed,
             limit_s=item_timeout_s,
-            files_bytes=int(files_limit_mb * 1_000_000),
+            files_mb=files_limit_mb,
             verbose=verbose,
             mechanisms=None if mechanisms is None else Path(mechanisms),
             run_dir=None if run_dir is None else Path(run_dir).absolute(),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import random
 import sys
 import warnings
@@ -12,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from neurofleet import here
+from neurofleet import causes, here
 from neurofleet.backends.choice import EngineChoice
 from neurofleet.batches import JobPreparation, Result, run_items
 from neurofleet.dispatch import EngineFarm
@@ -92,12 +93,17 @@ class Wanted:
     shared: Mapping[str, Any] = field(default_factory=dict)
     seed: int = 0
     limit_s: float | str | None = None
-    files_bytes: int = 0
+    files_mb: float = 0
     verbose: bool = False
     mechanisms: Path | None = None
     run_dir: Path | None = None
     keep_results: bool = False
     retry_failed: bool = False
+
+    @property
+    def files_bytes(self) -> int:
+        """The most that is brought back of what one item wrote [bytes]."""
+        return int(self.files_mb * 1_000_000)
 
     def __post_init__(self) -> None:
         ItemLimit(self.limit_s)
@@ -105,6 +111,13 @@ class Wanted:
             raise UsageError(
                 f"the seed must be from 0 to {2**32 - 1}, not {self.seed!r}",
                 remedy="Give another seed",
+            )
+        # Streams are named by it, and numpy's whole numbers are written otherwise.
+        object.__setattr__(self, "seed", int(self.seed))
+        if not 0 <= self.files_mb < math.inf:
+            raise UsageError(
+                f"files_limit_mb must be a number from 0, not {self.files_mb}",
+                remedy="Give another number of megabytes, 0 to bring nothing back",
             )
         if self.run_dir is None and (self.keep_results or self.retry_failed):
             raise UsageError(
@@ -279,11 +292,15 @@ def mechanism_files(directory: Path | None) -> dict[str, bytes]:
 
 def value_of(name: str, number: int, result: Result) -> Any:
     """Return what a call returned, or the ``ItemFailed`` that says why it did not."""
-    if result.ok:
-        return result.value()
     ended = result.ended
-    where = f" on {result.host}" if result.host else ""
     reason = ended.reason
+    if result.ok:
+        try:
+            return result.value()
+        except Exception as error:  # an exception that takes other arguments than its own, for one
+            reason = f"its result cannot be loaded here: {causes.line(error)}"
+            ended = ended._replace(traceback=causes.traceback_text(error))
+    where = f" on {result.host}" if result.host else ""
     if ended.status == PENDING:
         reason = "it has not failed before, and retry_failed=True computes nothing else"
     failure = ItemFailed(

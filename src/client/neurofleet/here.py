@@ -10,6 +10,16 @@ from pathlib import Path
 
 from neurofleet.engine.job_content import Place
 
+#: What the names of such files begin with.
+PREFIX = ".neurofleet-here-"
+
+
+def clear(directory: Path) -> None:
+    """Remove the marks of runs that were killed, from a directory that nobody else runs in."""
+    for file in directory.glob(f"{PREFIX}*"):
+        with contextlib.suppress(OSError):
+            file.unlink()
+
 
 @contextlib.contextmanager
 def place(directory: Path) -> Iterator[Place]:
@@ -22,7 +32,7 @@ def place(directory: Path) -> Iterator[Place]:
         person's directory.
     """
     token = secrets.token_hex(16)
-    file = directory.absolute() / f".neurofleet-here-{token[:8]}"
+    file = directory.absolute() / f"{PREFIX}{token[:8]}"
     try:
         # Other people who can read the directory may run engines there, as other users.
         with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as opened:

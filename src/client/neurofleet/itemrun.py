@@ -154,6 +154,7 @@ class _Run:
         limit = wanted.limit
         if self._store.longest_s():
             limit.ended(self._store.longest_s())
+        here.clear(wanted.directory)
         with here.place(wanted.directory) as place:
             calls = Calls(wanted.seed, None, wanted.files_bytes, place)
             with open_farm(wanted.job, place, self._tell_farm) as (farm, name):

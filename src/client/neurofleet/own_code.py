@@ -29,6 +29,8 @@ MOST_FORESEEN = 500
 WITHOUT_STATE = frozenset(
     {"joblib", "neurofleet", "numpy", "pandas", "scipy", "sklearn", "threadpoolctl"}
 )
+#: Those of them that take long to import, and do the same wherever and whenever they are.
+IMPORTED_BEFOREHAND = WITHOUT_STATE - {"neurofleet"}
 #: Distributions whose version decides numbers, when another one uses them.
 DECIDE_NUMBERS = frozenset(
     {
@@ -54,12 +56,23 @@ class Reach:
         The installed top-level modules.
     stateful : bool
         Whether something of it keeps a state that a later call in the same process would see.
+    asked : frozenset of str
+        What is asked for of ``IMPORTED_BEFOREHAND``; some of it may be no modules.
     """
 
     sources: dict[str, Source]
     libraries: dict[str, Source]
     installed: frozenset[str]
     stateful: bool
+    asked: frozenset[str] = frozenset()
+
+    @property
+    def beforehand(self) -> tuple[str, ...]:
+        """Modules that may be imported before the function asks for them, for all calls at once.
+
+        None if it may set an environment variable first, on which their import depends.
+        """
+        return () if self.stateful else tuple(sorted(self.asked))
 
     @property
     def own_process(self) -> bool:
@@ -98,6 +111,7 @@ class _Walk:
     libraries: dict[str, Source] = field(default_factory=dict)
     installed: set[str] = field(default_factory=set)
     stateful: bool = False
+    asked: set[str] = field(default_factory=set)
     _seen: set[str] = field(default_factory=set)
     _waiting: list[str] = field(default_factory=list)
 
@@ -122,6 +136,8 @@ class _Walk:
 
     def _name(self, name: str) -> None:
         parts = name.split(".")
+        if parts[0] in IMPORTED_BEFOREHAND:
+            self.asked.add(name)
         for end in range(1, len(parts) + 1):
             part = ".".join(parts[:end])
             if part in self._seen:
@@ -193,6 +209,7 @@ def reach(names: Iterable[str], asked: Iterable[Asked] = ()) -> Reach:
         dict(sorted(walk.libraries.items())),
         frozenset(walk.installed),
         walk.stateful,
+        frozenset(one for one in walk.asked if one.partition(".")[0] in walk.installed),
     )
 
 

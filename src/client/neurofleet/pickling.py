@@ -158,7 +158,9 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         make, new, (attributes, slots), *rest = super()._dynamic_function_reduce(func)
         home = _home(func)
         package = func.__globals__.get("__package__") or ""
-        self._referred.asked.append(source_scan.of_code(func.__code__, package))
+        named = (name for part in source_scan.codes(func.__code__) for name in part.co_names)
+        modules = [n for n in named if isinstance(func.__globals__.get(n), types.ModuleType)]
+        self._referred.asked.append(source_scan.of_code(func.__code__, package, modules))
         if home is not None:
             # It shares the module's globals there, as it does here.
             self.refer(home)

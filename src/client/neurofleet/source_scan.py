@@ -6,7 +6,7 @@ import ast
 import dis
 import functools
 import types
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 #: Whoever names one of these changes what the whole process does, so a later call would see it.
@@ -160,17 +160,48 @@ def _known_start(node: ast.expr) -> tuple[str, bool]:
     return "", False
 
 
+#: Methods that change a container, as one in a module.
+_CHANGING = frozenset(
+    {
+        "append", "extend", "insert", "update", "setdefault", "pop", "popitem", "remove",
+        "discard", "add", "clear",
+    }
+)  # fmt: skip
+#: Functions that set something in what is their first argument.
+_SETTING = frozenset({"setattr", "delattr"})
+#: Parts of ``sys`` that are put back after each call.
+_PUT_BACK = frozenset({"path", "argv"})
+
+
 def _changes_imported(tree: ast.Module) -> bool:
     """Tell whether a source sets something in a module that it imports (``numpy.x = ...``)."""
     imported = imported_names(tree)
+    return any(_base(changed) in imported for changed in _changed(tree))
+
+
+def _changed(tree: ast.Module) -> Iterator[ast.expr]:
+    """Yield what a source sets something in, as far as that is seen."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Attribute | ast.Subscript) and not isinstance(node.ctx, ast.Load):
-            base: ast.expr = node
-            while isinstance(base, ast.Attribute | ast.Subscript):
-                base = base.value
-            if isinstance(base, ast.Name) and base.id in imported:
-                return True
-    return False
+            yield node
+        elif isinstance(node, ast.Call):
+            called = node.func
+            if isinstance(called, ast.Name) and called.id in _SETTING:
+                yield from node.args[:1]
+            elif (
+                isinstance(called, ast.Attribute)
+                and called.attr in _CHANGING
+                and isinstance(called.value, ast.Attribute)
+                and called.value.attr not in _PUT_BACK
+            ):
+                yield called.value
+
+
+def _base(node: ast.expr) -> str:
+    """Return the name with which an expression begins; empty if it begins with none."""
+    while isinstance(node, ast.Attribute | ast.Subscript):
+        node = node.value
+    return node.id if isinstance(node, ast.Name) else ""
 
 
 def imported_names(tree: ast.Module) -> set[str]:
@@ -190,7 +221,7 @@ def codes(code: types.CodeType) -> Iterator[types.CodeType]:
             yield from codes(constant)
 
 
-def of_code(code: types.CodeType, package: str) -> Asked:
+def of_code(code: types.CodeType, package: str, modules: Iterable[str] = ()) -> Asked:
     """Return what a function asks for whose source need not exist.
 
     Parameters
@@ -198,8 +229,10 @@ def of_code(code: types.CodeType, package: str) -> Asked:
     code : code
     package : str
         See ``of_source``.
+    modules : iterable of str
+        Names that are modules among the function's globals.
     """
-    found = _Found()
+    found = _Found(stateful=_sets_in_imported(code, modules))
     for part in codes(code):
         found.stateful = found.stateful or not STATEFUL.isdisjoint(part.co_names)
         if "import_module" in part.co_names or "__import__" in part.co_names:
@@ -218,6 +251,65 @@ def of_code(code: types.CodeType, package: str) -> Asked:
             if instruction.opname in {"LOAD_CONST", "LOAD_SMALL_INT"}:
                 before = [before[1], instruction.argval]
     return found.frozen()
+
+
+def _sets_in_imported(code: types.CodeType, modules: Iterable[str]) -> bool:
+    """Tell the same as ``_changes_imported`` of code without a source."""
+    parts = [
+        [one for one in dis.get_instructions(part) if one.opname not in _NOTHING]
+        for part in codes(code)
+    ]
+    imported = set(modules)
+    for part in parts:
+        for at, one in enumerate(part):
+            if one.opname in {"IMPORT_NAME", "IMPORT_FROM"}:
+                stored = (later for later in part[at:] if later.opname.startswith("STORE_"))
+                imported.update(_names(next(stored, None)))
+    if any(not _SETTING.isdisjoint(part.co_names) for part in codes(code)):
+        return True
+    return any(
+        not imported.isdisjoint(_names(_set_in(part, at)))
+        if one.opname in _SETS
+        else "LOAD_" in one.opname and not imported.isdisjoint(_names(one)) and _changes(part, at)
+        for part in parts
+        for at, one in enumerate(part)
+    )
+
+
+def _changes(part: list[dis.Instruction], at: int) -> bool:
+    """Tell whether a method that changes a container is called of what is loaded here."""
+    chain = []
+    while at + 1 < len(part) and part[at + 1].opname in {"LOAD_ATTR", "LOAD_METHOD"}:
+        at += 1
+        chain.append(part[at].argval)
+    return len(chain) > 1 and chain[-1] in _CHANGING and chain[-2] not in _PUT_BACK
+
+
+#: Instructions that set something in an object, which is loaded before them and before a key.
+_SETS = frozenset({"STORE_ATTR", "DELETE_ATTR", "STORE_SUBSCR", "DELETE_SUBSCR"})
+_NOTHING = frozenset({"CACHE", "EXTENDED_ARG", "NOP"})
+
+
+def _set_in(part: list[dis.Instruction], at: int) -> dis.Instruction | None:
+    """Return the instruction that loads the object in which another one sets something."""
+    keyed = part[at].opname.endswith("_SUBSCR")
+    if part[at - 1].opname == "SWAP":  # as of ``name.part += 1``: it was loaded for both
+        while at and part[at].opname != "COPY":
+            at -= 1
+        while at and part[at - 1].opname == "COPY":
+            at -= 1
+    for _ in range(1 + keyed):
+        at -= 1
+        while at > 0 and part[at].opname == "LOAD_ATTR":
+            at -= 1
+    return part[at] if at >= 0 and "LOAD_" in part[at].opname else None
+
+
+def _names(instruction: dis.Instruction | None) -> tuple[str, ...]:
+    """Return the names that an instruction loads or stores; newer Pythons join two in one."""
+    value = None if instruction is None else instruction.argval
+    names = value if isinstance(value, tuple) else (value,)
+    return tuple(name for name in names if isinstance(name, str))
 
 
 def _strings(found: _Found, code: types.CodeType, package: str) -> None:

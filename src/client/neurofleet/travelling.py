@@ -96,6 +96,7 @@ def travelling(
         dumps((list(changed), values), Referred()) if changed else b"",
         reach.own_process or bool(mechanisms),
         mechanisms,
+        reach.beforehand,
     )
     code = _code(name, function, reach, changed, met.replaced)
     data = _hash(dict(shared)) if shared else ""

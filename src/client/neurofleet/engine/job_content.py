@@ -48,6 +48,9 @@ class JobContent:
         newly loaded function, and its own modules imported anew.
     mechanisms : mapping of str to bytes
         ``.mod`` files to compile and load before anything else, by name.
+    beforehand : tuple of str
+        Installed modules that the function may import when it is called; those that are
+        there are imported once for all calls.
     """
 
     name: str
@@ -56,6 +59,7 @@ class JobContent:
     changed: bytes = field(default=b"", repr=False)
     own_process: bool = True
     mechanisms: Mapping[str, bytes] = field(default_factory=dict, repr=False)
+    beforehand: tuple[str, ...] = ()
 
     def dumps(self) -> bytes:
         """Return the bytes that travel; ``loads`` is the inverse."""

@@ -4,7 +4,7 @@ Layout, below the host's part of the cache::
 
     mechanisms/<hash>/mod/           the files
     mechanisms/<hash>/*/libnrnmech*  NEURON's library
-    mechanisms/<hash>/ready          written last
+    mechanisms/<hash>/ready          written last: a hash of that library
 """
 
 from __future__ import annotations
@@ -65,11 +65,28 @@ def _compiled(mechanisms: Mapping[str, bytes]) -> Path:
     home = host_cache.host_directory() / "mechanisms" / name.hexdigest()
     home.parent.mkdir(parents=True, exist_ok=True)
     with filelock.FileLock(f"{home}.lock", timeout=COMPILE_TIMEOUT_S):
-        if not (home / "ready").exists():
+        if not _is_whole(home):
             shutil.rmtree(home, ignore_errors=True)
             (home / "mod").mkdir(parents=True)
             for file, content in mechanisms.items():
                 (home / "mod" / Path(file).name).write_bytes(content)
             compile_mechanisms(home, ["mod"])
-            (home / "ready").touch()
+            (home / "ready").write_text(_hash_of_libraries(home))
     return home
+
+
+def _is_whole(home: Path) -> bool:
+    """Tell whether the library is the one that was compiled; a power cut leaves half of one."""
+    try:
+        return (home / "ready").read_text() == _hash_of_libraries(home)
+    except (OSError, UnicodeDecodeError):
+        return False
+
+
+def _hash_of_libraries(home: Path) -> str:
+    from neurofleet.engine.libraries import libraries_in
+
+    found = hashlib.sha256()
+    for library in libraries_in(home):
+        found.update(hashlib.sha256(library.read_bytes()).digest())
+    return found.hexdigest()

@@ -6,7 +6,6 @@ import contextlib
 import os
 import pickle
 import select
-import shutil
 import socket
 import subprocess
 import sys
@@ -20,6 +19,7 @@ from neurofleet.engine import frames
 from neurofleet.engine.forks import last_words
 from neurofleet.engine.job_content import Calls, Ended
 from neurofleet.engine.job_server import DAMAGED
+from neurofleet.engine.private_copy import remove_tree
 from neurofleet.engine.warm import memory_limit
 from neurofleet.engine.warm_process import without_display
 from neurofleet.errors import FleetError, WorkloadFailed
@@ -119,7 +119,7 @@ class JobProcess:
         self._connection.close()
         self._output.close()
         if self._scratch:
-            shutil.rmtree(self._scratch, ignore_errors=True)
+            remove_tree(Path(self._scratch))
 
     def _loaded(self) -> Any:
         until = time.monotonic() + LOAD_LIMIT_S

@@ -15,7 +15,6 @@ import hashlib
 import itertools
 import os
 import pickle
-import shutil
 import signal
 import socket
 import sys
@@ -36,6 +35,7 @@ from neurofleet.engine.job_content import Calls, Ended, JobContent
 from neurofleet.engine.job_fork import EngineGone, Fork
 from neurofleet.engine.limits import die_with_parent
 from neurofleet.engine.printed import Printed
+from neurofleet.engine.private_copy import remove_tree
 from neurofleet.errors import FleetError, WorkloadFailed
 
 #: What is dearer to load than a fork of a process that has it, most likely [bytes].
@@ -145,7 +145,7 @@ class JobServer:
         try:
             return brought_back.collect(directory, most)
         finally:
-            shutil.rmtree(directory, ignore_errors=True)
+            remove_tree(directory)
 
 
 def load(file: Path) -> JobContent:
@@ -212,5 +212,5 @@ def main() -> None:
         serve(engine, Path(file), Path(directory) if directory else None, Path(scratch), memory)
     finally:
         if scratch:
-            shutil.rmtree(scratch, ignore_errors=True)
+            remove_tree(Path(scratch))
         os._exit(0)  # whatever threads the function's modules have started

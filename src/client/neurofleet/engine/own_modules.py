@@ -140,6 +140,10 @@ def install(content: JobContent) -> None:
         # It is seeded before a call, and so must be there before a call imports it.
         with contextlib.suppress(ImportError):
             importlib.import_module("numpy.random")
+    for name in content.beforehand:
+        # Else every process that calls the function would import it again.
+        with contextlib.suppress(Exception):
+            importlib.import_module(name)
     for source in content.sources.values():
         with contextlib.suppress(UnicodeDecodeError, SyntaxError):
             text = importlib.util.decode_source(source.text)
