@@ -68,7 +68,7 @@ def test_map_after_a_bug_fix_is_refused_or_keeps_what_is_right(desk: Path) -> No
     assert done.returncode == 0, done.stderr
     assert "helper has changed" in done.stderr
     told = json.loads(done.stdout)
-    assert (told["computed"], told["from_store"], told["pending"]) == (1, 2, [3])
+    assert (told["computed"], told["from_store"], told["pending"]) == (1, 2, [4])
     assert results(desk) == [
         {"result": 10, "code": 1},
         {"result": 2000, "code": 2},

@@ -285,7 +285,7 @@ class EngineFarm:
             raise TooFewEngines(
                 f"no engine of {self._source.name} could be used for"
                 f" {self._engine_timeout_s:.0f} s ({registered} registered)",
-                remedy="Start engines and run the same command again; what was scored is kept",
+                remedy="Start engines and run the same command again; what was finished is kept",
             )
         self._tell(run)
 
@@ -395,7 +395,7 @@ class EngineFarm:
             failure = WorkloadFailed(
                 f"{task.title} {how}: {remote_failure(error).what}",
                 remedy="Look at the engines' logs, then run the same command again;"
-                " what was scored is kept",
+                " what was finished is kept",
             )
             if on_failure is None:
                 raise failure

@@ -204,8 +204,8 @@ class _Run:
         names = ", ".join(str(number + 1) for number in sorted(items)[:5])
         more = f" and {len(items) - 5} more" if len(items) > 5 else ""
         self._view.says(
-            f"item {names}{more} reached the limit of {had_s:g} s, which was a guess: tried again"
-            f" with {gets_s:g} s (--item-timeout sets a limit, or none)"
+            f"item{'s'[: len(items) > 1]} {names}{more} reached the first limit of {had_s:g} s and"
+            f" will be tried again with {gets_s:g} s (--item-timeout sets a limit)"
         )
 
     def end(self, on_end: Callable[[Outcome], None]) -> None:

@@ -78,7 +78,7 @@ class Job:
             Function or data cannot be pickled; says which part.
         """
         if not callable(function):
-            raise UsageError(f"{function!r} is not a function", remedy="Give one to be called")
+            raise UsageError(f"{function!r} is not a function", remedy="Give a function")
         modules = items.modules if items is not None else ()
         made = travelling(
             function, shared, modules, mechanisms=mechanisms or {}, as_imported=as_imported

@@ -101,7 +101,7 @@ def run_call(call: Callable[[], Any]) -> None:
         code = _say(_usage(error), UsageError.exit_code)
     except (KeyboardInterrupt, click.Abort):
         code = _say(
-            "interrupted. What was scored is kept; run the same command again to go on", 130
+            "interrupted. What was finished is kept; run the same command again to go on", 130
         )
     except BrokenPipeError:
         streams.forget()

@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     type=int,
     default=0,
     show_default=True,
-    help="What item n draws from random and numpy.random is seeded by this and n.",
+    help="What an item draws from random and numpy.random is seeded by this and its number.",
 )
 @click.option(
     "--item-timeout",
@@ -121,8 +121,8 @@ def map_command(
             "items": len(outcome.results),
             "computed": outcome.computed,
             "from_store": outcome.from_store,
-            "failed": outcome.failed,
-            "pending": outcome.pending,
+            "failed": [number + 1 for number in outcome.failed],
+            "pending": [number + 1 for number in outcome.pending],
             "not_finite": mapped.not_finite,
         }
         click.echo(dump_json(told, indent=2))

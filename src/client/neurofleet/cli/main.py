@@ -220,9 +220,7 @@ def repair(run_dir: Path, without_host: tuple[str, ...]) -> None:
     from neurofleet.repair import repair as repair_store
 
     aside, kept, lost = repair_store(run_dir, without_host)
-    click.echo(
-        f"kept {kept} scores, dropped {lost} that were not sound; the damaged file is {aside}"
-    )
+    click.echo(f"kept {kept} scores, dropped {lost}; the store as it was is {aside}")
 
 
 @cli.command(

@@ -59,7 +59,7 @@ def load_evaluator(model: Path, spec: EvaluatorSpec, compiled: tuple[str, ...] =
     if libraries and not LoadedOnce(neuron).load(str(libraries[0].relative_to(model))):
         raise ModelError(
             "NEURON does not load the compiled mechanisms",
-            remedy="Compile them again with --compile",
+            remedy="Look for a library of another NEURON or processor in the model directory",
         )
     module_name, _, attribute = spec.factory.partition(":")
     sys.argv = [module_name]

@@ -62,7 +62,7 @@ class Guard:
         try:
             watch()
         except (FleetError, OSError) as error:
-            self._say(f"{what} hindered", str(error))
+            self._say(f"{what} hindered", f"the watch of {what} is hindered: {error}")
         else:
             self._told.pop(f"{what} hindered", None)
         notify("WATCHDOG=1")
