@@ -117,6 +117,17 @@ def test_large_data_are_not_loaded_for_every_call() -> None:
     assert len({pid for pid, _ in found}) == 4  # forks of the process that has them
 
 
+def test_module_that_takes_long_to_import_is_not_imported_for_every_call() -> None:
+    text = (
+        b"import os\ntable = [i * i for i in range(3_000_000)]\n\n"
+        b"def f(x):\n    return os.getpid()\n"
+    )
+    sources = {"mine": Source("/home/me/mine.py", text)}
+    found = values(called(b"cmine\nf\n.", range(6), sources=sources, own_process=False))
+    assert found[0] == found[1]  # here it was imported for the second time, and for the last
+    assert len(set(found)) == 5
+
+
 def test_small_function_is_called_for_all_items_in_one_process() -> None:
     assert len(set(values(called(lambda _: os.getpid(), range(5), own_process=False)))) == 1
     assert len(set(values(called(lambda _: os.getpid(), range(3), own_process=True)))) == 3

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from neurofleet.engine.job import OfJson
+from neurofleet.engine.of_json import OfJson
 from neurofleet.errors import UsageError
 from neurofleet.jobs import Job, pickled
 from unit.engine_side import call, run, write

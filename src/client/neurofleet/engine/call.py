@@ -19,7 +19,8 @@ from neurofleet.engine.limits import die_with_parent
 from neurofleet.engine.surroundings import Surroundings
 
 #: A function that takes longer to load is not loaded for each call: a fork is cheaper [s].
-DEAR_S = 0.004
+#: Anything may hold up one loading, so the quickest of some counts, unless it is very long.
+DEAR_S, DEAR_AT_ONCE_S, LOADED = 0.004, 0.1, 3
 
 _OURS = frozenset({__file__, surroundings.__file__})
 
@@ -36,7 +37,8 @@ class Told(NamedTuple):
     drew : bool
         See ``job_content.Ended``.
     last : bool
-        Whether the process ends, because something that the call began still runs in it.
+        Whether the process ends after it, because something that the call began still runs in
+        it, or because another process is cheaper than to load the function again.
     dear : bool
         Whether loading the function took longer than a fork does.
     printed : int
@@ -132,7 +134,7 @@ def _point_streams(ends: Ends) -> None:
 
 def _call_all(work: Work, ends: Ends) -> None:
     before, me = Surroundings(), os.getpid()
-    last = len(work.items) - 1
+    last, quickest_s = len(work.items) - 1, float("inf")
     for place, (number, item) in enumerate(work.items):
         if work.own_directories:
             os.mkdir(work.directories[place], 0o700)  # noqa: PTH102
@@ -143,7 +145,9 @@ def _call_all(work: Work, ends: Ends) -> None:
         except BaseException as error:
             told = _raised(error, "the function cannot be loaded again: ")
         else:
-            dear = time.thread_time() - clock > DEAR_S
+            took_s = time.thread_time() - clock
+            quickest_s = min(quickest_s, took_s) if place else quickest_s
+            dear = took_s > DEAR_AT_ONCE_S or (place >= LOADED and quickest_s > DEAR_S)
             told = before.call(_call, function, number, item, work.seed)._replace(dear=dear)
             del function
         if os.getpid() != me:
@@ -153,7 +157,8 @@ def _call_all(work: Work, ends: Ends) -> None:
         surroundings.write_out(surroundings.streams())
         forks.flush_c()
         if place != last:
-            told = told._replace(last=before.left_threads() or forks.has_children())
+            ends_here = told.dear or before.left_threads() or forks.has_children()
+            told = told._replace(last=ends_here)
             before.put_back()
             _point_streams(ends)
         told = told._replace(printed=os.fstat(ends.printed).st_size)

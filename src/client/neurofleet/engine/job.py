@@ -8,15 +8,13 @@ others read it there. It is called by a job server, a process of its own.
 from __future__ import annotations
 
 import atexit
-import json
 import os
 import socket
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from neurofleet.engine import job_files
 from neurofleet.engine.job_content import BatchEnded, Calls, Ended, Place
@@ -41,26 +39,6 @@ class Missing:
 
     host: str
     waited: bool = False
-
-
-@dataclass(frozen=True)
-class OfJson:
-    """A function of a JSON value, called with the value's text; returns the result's text."""
-
-    function: Callable[[Any], Any]
-
-    def __call__(self, text: str) -> str:
-        """Call the function."""
-        return json.dumps(self.function(json.loads(text)), default=_plain)
-
-
-def _plain(value: Any) -> Any:
-    """Return numpy's numbers and arrays as Python's."""
-    if hasattr(value, "tolist"):
-        return value.tolist()
-    raise TypeError(
-        f"a {type(value).__name__} cannot be written as JSON; return numbers, texts, lists, objects"
-    )
 
 
 def prepare(

@@ -133,9 +133,11 @@ class JobServer:
                 if own:
                     files, left = self._take(Path(directory), calls.files_bytes)
                 ended.append(one._replace(files=files, left_behind=left))
-                if told is None or told.last:
+                if told is None:
                     break
                 self._own_process = self._own_process or told.dear
+                if told.last:
+                    break
         return ended
 
     @staticmethod

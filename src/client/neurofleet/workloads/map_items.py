@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from neurofleet.backends.choice import EngineChoice
-from neurofleet.engine.job import OfJson
+from neurofleet.engine.of_json import OfJson
 from neurofleet.errors import RunDirectoryError, UsageError, first_line
 from neurofleet.files import json_value, open_input
 from neurofleet.itemcode import Remedies
