@@ -388,6 +388,7 @@ def test_head_gets_all_words_that_follow_it(
         (("--offspring-size", "four"), ("--offspring-size", "four")),
         (("--max-ngen", "-1"), ("--max-ngen must be at least 1, not -1",)),
         (("--max-ngen", "0"), ("--max-ngen must be at least 1, not 0",)),
+        (("--max-ngen", "9" * 20), ("--max-ngen must be at most 1000000, not 999",)),
         (("--engines", "0", "--backend", "local"), ("--engines must be from 1 to", "not 0")),
         (("--engines", "-2", "--backend", "local"), ("--engines must be from 1 to", "not -2")),
         (("--unit-timeout", "0"), ("--unit-timeout must be above 0 and at most", "not 0")),
@@ -464,7 +465,7 @@ def test_optimise_directory_of_something_else_is_refused(tmp_path: Path) -> None
         ("not_an_evaluator", "evaluator:create", ("not a BluePyOpt evaluator",)),
         ("does_not_compile", "evaluator:create", ("do not compile", "nfbroken.mod")),
         ("pure_python", "no_such_module:create", ("ModuleNotFoundError", "no_such_module")),
-        ("pure_python", "evaluator:no_such_callable", ("AttributeError", "no_such_callable")),
+        ("pure_python", "evaluator:no_such_callable", ("does not exist", "no_such_callable")),
     ],
 )
 def test_optimise_model_that_is_no_use_is_refused(

@@ -22,6 +22,8 @@ DEFAULT_PLACE = "neurofleet-runs"
 LONGEST_PART = 100
 #: A seed of so many digits stands there as it is.
 LONGEST_SEED = 40
+#: More generations than this are a slip of the finger.
+MOST_GENERATIONS = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -84,9 +86,10 @@ class Request:
                 f"--verify must be at least 1, not {self.verify}",
                 remedy="Give how many units are scored twice, or leave it out",
             )
-        if self.max_ngen < 1:
+        if not 1 <= self.max_ngen <= MOST_GENERATIONS:
+            bound = "least 1" if self.max_ngen < 1 else f"most {MOST_GENERATIONS}"
             raise UsageError(
-                f"--max-ngen must be at least 1, not {self.max_ngen}", remedy="Give another number"
+                f"--max-ngen must be at {bound}, not {self.max_ngen}", remedy="Give another number"
             )
         if self.unit_timeout_s is not None:
             durations.checked(self.unit_timeout_s, "--unit-timeout")
