@@ -60,13 +60,15 @@ def importable() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def shared(importable: None) -> Iterator[str]:
     """The name of a profile with two running engines."""
-    cluster = LocalEngines(2, Path(os.environ["IPYTHONDIR"]) / "profile_farm")
+    profiles = Path(os.environ["IPYTHONDIR"])
+    cluster = LocalEngines(2, profiles / "started")
     client = cluster.connect()
     client.wait_for_engines(2, timeout=60)
     client.close()
     # A cluster of ipcluster's has the plain name.
     file = Path(cluster.connection_file)
     shutil.copy(file, file.with_name("ipcontroller-client.json"))
+    (profiles / "profile_farm").symlink_to(file.parents[1])
     yield "farm"
     cluster.close()
 
@@ -309,8 +311,7 @@ def own_engines(tmp_path: Path) -> Iterator[Callable[[int], LocalEngines]]:
     for source in made:
         source.close()
     ours = [p for p in psutil.Process().children(recursive=True) if "ipyparallel" in _line(p)]
-    shared = [p for p in ours if "profile_farm" not in _line(p)]
-    left = [p for p in shared if str(tmp_path) in _line(p)]
+    left = [p for p in ours if str(tmp_path) in _line(p)]
     assert not left
 
 

@@ -6,6 +6,7 @@ a pipe in a file's place, for text that is no text, and for JSON that is nested 
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import math
@@ -189,11 +190,11 @@ def text(content: Mapping[str, Any], key: str) -> str:
 def words(content: Mapping[str, Any], key: str) -> str:
     """Return a text, which may be empty."""
     value = _entry(content, key)
-    try:
-        if isinstance(value, str) and "\0" not in value and os.fsencode(value) is not None:
+    with contextlib.suppress(UnicodeEncodeError):
+        # A path's bytes may be any; which letters this machine's locale has does not matter.
+        if isinstance(value, str) and "\0" not in value:
+            value.encode("utf-8", "surrogateescape")
             return value
-    except UnicodeEncodeError:
-        pass
     raise ValueError(f"{key!r} is {reprlib.repr(value)}, not a text")
 
 
