@@ -92,7 +92,8 @@ def run_call(call: Callable[[], Any]) -> None:
         click.echo(one_line(str(stop)), err=True)
         code = stop.exit_code
     except FleetError as error:
-        _show_traceback()
+        if error.__cause__ is not None:  # else the line says all there is
+            _show_traceback()
         code = _say(str(error), error.exit_code)
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()
