@@ -115,7 +115,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Made]:
         assert booted_only.code == 0, booted_only.out + booted_only.err
         checked = booted.playbook("site.yml", log / "check", "--check", "--diff")
         first = booted.start(["make", "fleet"], log / "killed")
-        installing = "TASK [python_env : Install the lock]"
+        installing = "TASK [python_env : Install the locks]"
         awaited(
             lambda: not first.running() or installing in (log / "killed.out").read_text(),
             booted.INSTALL_LIMIT_S,

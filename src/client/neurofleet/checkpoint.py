@@ -114,9 +114,11 @@ def read(path: Path) -> dict[str, Any]:
             if found[len(content) :] != _hash(content):
                 raise ValueError("its hash is another")
             unpickler = _Quick
-        elif MARK in content:
+        stream = io.BytesIO(content)
+        state = unpickler(stream).load()  # type: ignore[call-arg,attr-defined]
+        if stream.read(1):  # a part of the mark, if it was cut off there
             raise ValueError("something follows it")
-        return _checked(unpickler(io.BytesIO(content)).load())  # type: ignore[call-arg,attr-defined]
+        return _checked(state)
     except Exception as error:  # unpickling raises anything
         raise RunDirectoryError(
             f"the checkpoint {str(path)!r} is damaged or not of BluePyOpt"
