@@ -218,8 +218,9 @@ def test_client_interrupted_stops_soon_keeps_its_scores_and_says_how_to_go_on(
     awaited(lambda: not processes_with(mark), 10, "nothing runs any more")
     assert time.monotonic() - since < 10
     assert done.code == 130, done.err
-    assert len(done.errors) == 1
-    assert "the same command again to go on" in done.errors[0]
+    # What was asked for is no error; Ctrl-C gives up what is being simulated.
+    assert len(done.errors) == (how == "ctrl-c")
+    assert "the same command again to go on" in done.err
     assert "Traceback" not in done.err
     assert rows(bench.directory("run"))[: len(before)] == before
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from neurofleet.errors import FleetError, RunDirectoryError
 from neurofleet.itemstore import FILE as ITEMS
-from neurofleet.itemstore import ItemStore
+from neurofleet.itemstore import ItemStore, Kept
 from neurofleet.rundir import RunDirectory
 from neurofleet.store import FILE
 from unit.hostile.inputs import (
@@ -35,7 +35,7 @@ pytestmark = pytest.mark.timeout(180)
 ABOUT = {"function": "m:f", "code": "0123"}
 #: How a journal of SQLite begins.
 JOURNAL = b"\xd9\xd5\x05\xf9\x20\xa1\x63\xd7" * 9
-RESULTS = [(bytes([n]) * 20, b"value %d" % n, "node1", 4711) for n in range(60)]
+RESULTS = {bytes([n]) * 20: Kept(b"value %d" % n, "node1", 4711) for n in range(60)}
 
 
 class Sound:
@@ -59,7 +59,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Sound:
 def items(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     directory = tmp_path_factory.mktemp("items")
     with ItemStore(directory, ABOUT) as found:
-        found.put(RESULTS)
+        found.put(RESULTS.items())
     return (directory / ITEMS).read_bytes()
 
 
@@ -117,12 +117,12 @@ def test_results_damaged_are_right_or_told_and_kept(items: bytes, damage: Damage
             return
         try:
             with ItemStore(directory, ABOUT) as found:
-                got = found.get([item for item, *_ in RESULTS])
+                got = found.get(RESULTS)
         except FleetError as error:
             assert_in_words(error)
         else:
-            assert {item: value for item, (value, _, _) in got.items()} == {
-                item: value for item, value, _, _ in RESULTS
+            assert {item: one.value for item, one in got.items()} == {
+                item: one.value for item, one in RESULTS.items()
             }
         assert (directory / ITEMS).read_bytes() == damaged
 
