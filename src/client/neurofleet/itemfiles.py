@@ -14,7 +14,7 @@ import shutil
 import tarfile
 import tempfile
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from neurofleet.errors import RunDirectoryError
 
@@ -141,10 +141,31 @@ def _extract(content: bytes, into: Path, most_bytes: int) -> tuple[str, ...]:
             if not (member.isfile() or member.isdir()) or member.size > most_bytes:
                 left_out.append(name)
                 continue
+            inside = PurePosixPath(name.lstrip("/"))
+            if ".." in inside.parts or "\0" in name:
+                left_out.append(name)
+                continue
             try:
-                tar.extract(member, into, filter="data")
-            except tarfile.FilterError:
+                _write(tar, member, into / inside)
+            except (FileExistsError, NotADirectoryError, IsADirectoryError):  # named twice
                 left_out.append(name)
                 continue
             most_bytes -= member.size
     return tuple(left_out)
+
+
+def _write(tar: tarfile.TarFile, member: tarfile.TarInfo, path: Path) -> None:
+    """Write a plain file or directory of a tar where nothing is yet.
+
+    The filters of ``tarfile`` would do, but Debian 12's Python has none.
+    """
+    if member.isdir():
+        path.mkdir(parents=True, exist_ok=True)
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    source = tar.extractfile(member)
+    assert source is not None, "it is a plain file"
+    with source, path.open("xb") as file:
+        shutil.copyfileobj(source, file)
+    path.chmod(member.mode & 0o755 | 0o600)
+    os.utime(path, (member.mtime, member.mtime))
