@@ -307,3 +307,12 @@ def stable_reduce(value: Any) -> Any:
         return special
     reducer = cloudpickle.Pickler.dispatch_table.get(type(value))
     return reducer(value) if reducer is not None else value.__reduce_ex__(4)
+
+
+def can_be_sent(value: Any) -> bool:
+    """Tell whether a value can be pickled as it would be sent."""
+    try:
+        dumps(value, Referred())
+    except Exception:
+        return False
+    return True

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from neurofleet.engine.own_modules import WithData
-from neurofleet.pickling import Referred, described, dumps
+from neurofleet.pickling import can_be_sent, described
 
 #: How deep, and how many parts of one thing, are looked at [count].
 DEEPEST, MOST = 8, 1_000
@@ -46,20 +46,12 @@ def culprit(value: Any, path: str = "") -> tuple[str, str]:
     for _ in range(DEEPEST):
         seen.add(id(value))
         for inner, part in _parts(value, path):
-            if id(part) not in seen and not _can_be_sent(part):
+            if id(part) not in seen and not can_be_sent(part):
                 value, path = part, inner
                 break
         else:
             break
     return path, described(value)
-
-
-def _can_be_sent(value: Any) -> bool:
-    try:
-        dumps(value, Referred())
-    except Exception:
-        return False
-    return True
 
 
 def _parts(value: Any, path: str) -> Iterator[tuple[str, Any]]:

@@ -23,7 +23,7 @@ from neurofleet.engine import generators
 from neurofleet.engine.job_content import Source
 from neurofleet.engine.own_modules import Attributes, NotSent
 from neurofleet.own_code import own_modules, own_texts
-from neurofleet.pickling import Referred, described, dumps
+from neurofleet.pickling import can_be_sent, described
 from neurofleet.written import Written, codes_of, done_in, read_source
 
 
@@ -153,21 +153,13 @@ class _Look:
 
     def _sent(self, name: str, value: Any, *, computed: bool = False) -> Iterator[tuple[str, Any]]:
         """Yield a value if it can be sent; what import makes is used there if it cannot."""
-        if _can_be_sent(value):
+        if can_be_sent(value):
             yield name, value
         elif isinstance(inner := getattr(value, "__dict__", None), dict):
-            yield name, Attributes({k: one for k, one in inner.items() if _can_be_sent(one)})
+            yield name, Attributes({k: one for k, one in inner.items() if can_be_sent(one)})
         elif not computed and not isinstance(value, dict | list | set):
             says = f"{self._module}.{name} is {described(value)}, which cannot be sent"
             yield name, NotSent(f"{says}; open it inside the function")
-
-
-def _can_be_sent(value: Any) -> bool:
-    try:
-        dumps(value, Referred())
-    except Exception:
-        return False
-    return True
 
 
 #: What a definition makes; whoever sets one in another way does it by its name.

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from neurofleet import causes, units
-from neurofleet.engine import limits
+from neurofleet.engine import forks, limits
 from neurofleet.engine.host_cache import versions
 from neurofleet.engine.inbox import Inbox, Told
 from neurofleet.engine.loading import load_evaluator, missing_module
@@ -260,17 +260,8 @@ def _end_group(leader: int) -> None:
 
 
 def _how_it_died(wait_status: int) -> str:
-    if os.WIFSIGNALED(wait_status):
-        return f"the simulation's process was ended by {_signal_name(os.WTERMSIG(wait_status))}"
-    code = os.waitstatus_to_exitcode(wait_status)
-    return f"the simulation's process exited with code {code} and gave no whole answer"
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:  # a real-time signal
-        return f"signal {number}"
+    died = forks.how_it_died(wait_status, "the simulation's process")
+    return died if os.WIFSIGNALED(wait_status) else f"{died} and gave no whole answer"
 
 
 def main() -> None:
