@@ -14,6 +14,9 @@ from neurofleet.engine.printed import Printed
 
 #: How often a fork is looked at whose end nothing else tells [s].
 LOOK_S = 0.5
+#: Between two looks at what a fork has told, while more is to come: to be woken for every
+#: short item would cost half as much as to call it [s].
+PAUSE_S = 0.01
 #: How long a fork may take to end that has said all [s].
 EXIT_S = 1.0
 #: Environment variable with what a process may need [MB]; see ``warm.memory_limit``.
@@ -58,9 +61,11 @@ class Fork:
         with contextlib.suppress(OSError):
             os.setpgid(self._child, self._child)
         self._results = frames.Messages(results)
-        self._poll = select.poll()
-        for number in (results, engine):
-            self._poll.register(number, select.POLLIN)
+        self._heard = False
+        self._poll, self._poll_engine = select.poll(), select.poll()
+        self._poll.register(results, select.POLLIN)
+        for poll in (self._poll, self._poll_engine):
+            poll.register(engine, select.POLLIN)
 
     def __enter__(self) -> Fork:
         return self
@@ -95,7 +100,10 @@ class Fork:
     def _wait(self, limit_s: float | None) -> tuple[bytes | None, bool]:
         """Return the next message, ``None`` if there is none, and whether the limit came."""
         until = None if limit_s is None else time.monotonic() + limit_s
-        while (message := self._results.next()) is None:
+        message = self._results.next()
+        if message is None and self._heard and self._left:
+            message = self._next_after_pause()
+        while message is None:
             left_s = LOOK_S if until is None else until - time.monotonic()
             if left_s <= 0:
                 return None, True
@@ -113,7 +121,15 @@ class Fork:
                 while self._results.read():
                     pass
                 return self._results.next(), False
+            message = self._results.next()
+        self._heard = True
         return message, False
+
+    def _next_after_pause(self) -> bytes | None:
+        if self._poll_engine.poll(1000 * PAUSE_S):
+            raise EngineGone
+        self._results.read()
+        return self._results.next()
 
     def _end(self, within_s: float) -> str:
         """End the process and all that it has started; return how it ended.

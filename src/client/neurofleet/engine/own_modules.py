@@ -75,6 +75,7 @@ class _Finder(importlib.abc.MetaPathFinder):
             fullname, _Loader(source), origin=source.filename, is_package=source.package
         )
         spec.has_location = True
+        spec.cached = ""  # what was sent has no compiled file; to make up its name takes time
         if source.package:
             # What is looked for by a name that nobody could foresee is found if the file is here.
             spec.submodule_search_locations = [str(Path(source.filename).parent)]

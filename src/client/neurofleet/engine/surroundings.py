@@ -30,7 +30,8 @@ class Surroundings:
         self._environment, self._raw = dict(os.environ), dict(_environment)
         self._umask = os.umask(0o077)
         os.umask(self._umask)
-        self._handlers = {int(n): _handler(n) for n in signal.valid_signals()}
+        self._signals = sorted(int(number) for number in signal.valid_signals())
+        self._handlers = list(map(_handler, self._signals))
         self._path, self._words = list(sys.path), list(sys.argv)
         self._recursion = sys.getrecursionlimit()
         self._threads = threading.active_count()
@@ -49,10 +50,11 @@ class Surroundings:
             os.environ.update(self._environment)
         os.umask(self._umask)
         signal.setitimer(signal.ITIMER_REAL, 0)
-        for number, handler in self._handlers.items():
-            # None is a handler that is not Python's.
-            if handler is not None and _handler(number) is not handler:
-                signal.signal(number, handler)
+        if (handlers := list(map(_handler, self._signals))) != self._handlers:
+            for number, handler, now in zip(self._signals, self._handlers, handlers, strict=True):
+                # None is a handler that is not Python's.
+                if handler is not None and now is not handler:
+                    signal.signal(number, handler)
         sys.path[:], sys.argv[:] = self._path, self._words
         sys.setrecursionlimit(self._recursion)
         if self._collects != gc.isenabled():
