@@ -83,6 +83,13 @@ class Shape:
     about: dict[str, Any] = field(default_factory=dict)
 
 
+#: With two of L5PC's protocols, and a few of its objectives and parameters.
+SMALL = Shape(
+    generations=3, offspring=4, engines=2, protocols=("bAP", "Step1"),
+    objectives=L5PC_OBJECTIVES[:8], parameters=L5PC_PARAMETERS[:5],
+)  # fmt: skip
+
+
 def describe(shape: Shape) -> Description:
     """Return the description of the model that a shape is of."""
     everything = tuple(range(len(shape.objectives)))

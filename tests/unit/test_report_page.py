@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -20,9 +21,7 @@ import pytest
 from neurofleet.report import write_report
 from neurofleet.report.figures import decimated
 from neurofleet.report.page import protocol_of
-from unit.report_runs import Shape, make_run
-
-SMALL = Shape(generations=3, offspring=4, engines=2)
+from unit.report_runs import SMALL, Shape, make_run
 
 
 class _Elements(HTMLParser):
@@ -50,7 +49,7 @@ class _Elements(HTMLParser):
 def test_page_small_run_has_every_part_and_no_address_outside(tmp_path: Path) -> None:
     text = write_report(make_run(tmp_path, SMALL)).read_text()
     elements = _Elements(text)
-    assert elements.names["figure"] == elements.names["figcaption"] == 5 + 4
+    assert elements.names["figure"] == elements.names["figcaption"] == 5 + 2
     assert not elements.names["script"]
     assert all(address.startswith("#") or address == "data:," for address in elements.addresses)
     assert {address[1:] for address in elements.addresses if address[0] == "#"} <= set(elements.ids)
@@ -92,7 +91,7 @@ def test_page_names_like_markup_stay_text(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("state", ["finished", "running", "interrupted", "failed"])
 def test_page_any_state_is_named(tmp_path: Path, state: str) -> None:
-    text = write_report(make_run(tmp_path, Shape(generations=2, state=state))).read_text()
+    text = write_report(make_run(tmp_path, replace(SMALL, state=state))).read_text()
     assert f'class="state {state}"' in text
 
 
@@ -105,7 +104,7 @@ def test_page_pure_python_evaluator_has_scores_without_traces(tmp_path: Path) ->
 
 
 def test_page_failed_units_are_counted_by_kind(tmp_path: Path) -> None:
-    shape = Shape(generations=6, failures=(("crashed", "died of signal 11"),))
+    shape = replace(SMALL, generations=6, failures=(("crashed", "died of signal 11"),))
     text = write_report(make_run(tmp_path, shape)).read_text()
     assert "died of signal 11" in text
     assert '<svg id="timeline"' in text
@@ -168,7 +167,7 @@ def test_page_record_without_optional_keys_is_written(tmp_path: Path) -> None:
 
 def test_page_largest_run_stays_small_and_quick(tmp_path: Path) -> None:
     shape = Shape(
-        generations=200, offspring=500, engines=100, hosts=13,
+        generations=50, offspring=400, engines=100, hosts=13,
         protocols=("Step1", "Step2", "Step3", "Step4"),
         objectives=tuple(f"Step{1 + i % 4}.soma.feature_{i}" for i in range(200)),
         parameters=tuple(f"parameter_{i}" for i in range(40)),
@@ -177,19 +176,19 @@ def test_page_largest_run_stays_small_and_quick(tmp_path: Path) -> None:
     begun = time.monotonic()
     size = write_report(run).stat().st_size
     assert size < 5_000_000
-    assert time.monotonic() - begun < 90
-    assert "400\u202f010" in (run / "report.html").read_text()
+    assert time.monotonic() - begun < 45
+    assert "80\u202f010" in (run / "report.html").read_text()
 
 
 def test_page_many_protocols_and_long_traces_stay_small(tmp_path: Path) -> None:
-    protocols = tuple(f"Step{i}" for i in range(60))
+    protocols = tuple(f"Step{i}" for i in range(30))
     run = make_run(tmp_path, Shape(
         generations=2, offspring=3, engines=300, protocols=protocols,
         objectives=tuple(f"{name}.soma.x" for name in protocols), penalised=(),
     ))  # fmt: skip
     text = write_report(run).read_text()
     assert len(text) < 5_000_000
-    assert text.count('class="panel"') == 60
+    assert text.count('class="panel"') == 30
 
 
 def test_decimated_long_trace_keeps_its_extremes_and_ends() -> None:

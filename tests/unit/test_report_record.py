@@ -6,6 +6,7 @@ import json
 import math
 import os
 import sqlite3
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +17,7 @@ from neurofleet.errors import FleetError, RunDirectoryError
 from neurofleet.report import record, write_report
 from neurofleet.report.scores import engine_order
 from neurofleet.store import FILE, Store
-from unit.report_runs import DIGEST, VERSIONS, Shape, make_run, put_all
-
-SMALL = Shape(generations=3, offspring=4, engines=2)
+from unit.report_runs import DIGEST, SMALL, VERSIONS, Shape, make_run, put_all
 
 
 def test_record_whole_run_holds_what_was_written(tmp_path: Path) -> None:
@@ -26,18 +25,18 @@ def test_record_whole_run_holds_what_was_written(tmp_path: Path) -> None:
     assert found.directory == "run"
     assert found.generation == 3
     assert found.progress.generation.tolist() == [1, 2, 3]
-    assert found.population.shape == (8, 20)
+    assert found.population.shape == (8, 5)
     assert found.best.fitness == pytest.approx(sum(found.best.scores))
     assert found.best.scores[7] == 250.0
     assert len(found.evaluations.phases) == 4
-    assert found.evaluations.count == 10 + 3 * 16
-    assert found.evaluations.units == ("bAP", "Step1", "Step2", "Step3", "whole")
+    assert found.evaluations.count == 6 + 3 * 8
+    assert found.evaluations.units == ("bAP", "Step1", "whole")
     assert found.traces.state == "ok"
-    assert "Step3.soma.v" in found.traces.recordings
+    assert "Step1.soma.v" in found.traces.recordings
 
 
 def test_record_run_in_progress_is_read_beside_its_writer(tmp_path: Path) -> None:
-    run = make_run(tmp_path, Shape(generations=3, offspring=4, engines=2, state="running"))
+    run = make_run(tmp_path, replace(SMALL, state="running"))
     with Store(run, DIGEST, VERSIONS):
         assert record.read(run).about["state"] == "running"
 
