@@ -54,9 +54,9 @@ def start(words: list[str], log: Path) -> Client:
     return Client(words, ROOT, control_environment(), log)
 
 
-def make(target: str, log: Path, limit_s: float = INSTALL_LIMIT_S) -> Finished:
+def make(target: str, log: Path, *settings: str) -> Finished:
     """Run ``make TARGET`` to its end."""
-    return start(["make", target], log).ended(limit_s)
+    return start(["make", target, *settings], log).ended(INSTALL_LIMIT_S)
 
 
 def playbook(name: str, log: Path, *options: str, inventory: Path = INVENTORY) -> Finished:

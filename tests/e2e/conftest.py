@@ -14,7 +14,7 @@ import time
 import uuid
 from collections.abc import Generator, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import filelock
 import pytest
@@ -22,7 +22,7 @@ import pytest
 from e2e import booted
 from e2e.booted import Made
 from e2e.processes import MARK, awaited, command, end, processes_with
-from e2e.running import Bench, Upstream
+from e2e.running import Bench, Finished, Upstream, ipcluster
 
 # A shell that starts the tests in the background has them ignore Ctrl-C, and so would every program
 # that a test starts and interrupts.
@@ -73,27 +73,48 @@ def upstream(tmp_path_factory: pytest.TempPathFactory) -> Upstream:
     return Upstream(tmp_path_factory.mktemp("upstream"))
 
 
+class PageRun(NamedTuple):
+    """The command that BluePyOpt's page shows, run on two engines of a cluster that was up."""
+
+    bench: Bench
+    done: Finished
+    engines_stayed: bool
+
+    @property
+    def directory(self) -> Path:
+        """The run directory."""
+        return self.bench.directory("neurofleet-runs") / "l5pc-seed42-offspring2"
+
+
 @pytest.fixture(scope="session")
-def local_l5pc(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Path:
-    """L5PC, seed 42, offspring 4, two generations, on two local engines: its run directory.
+def page_run(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> PageRun:
+    """L5PC, seed 42, offspring 2, two generations, on this computer.
 
     With NEUROFLEET_TEST_SHARED in the environment it is below that directory, and the suites
-    of one `scripts/test` make it once.
+    of one `scripts/test` compute it once.
     """
     shared = os.environ.get("NEUROFLEET_TEST_SHARED")
     home = Path(shared or tmp_path_factory.mktemp("shared")) / "l5pc"
     home.mkdir(exist_ok=True)
-    with filelock.FileLock(home / "lock"):
-        done = (
-            Bench(home, cache)
-            .start(
-                "opt_l5pc", "--start", "--ipyparallel", "--engines=2", "--offspring_size=4",
-                "--max_ngen=2", "--seed=42", "--no-report", "--run-dir=run",
-            )
-            .ended(L5PC_LIMIT_S)
-        )  # fmt: skip
+    bench = Bench(home, cache)
+    with (
+        filelock.FileLock(home / "lock"),
+        ipcluster(home, "default", 2, {"NEUROFLEET_CACHE": str(cache)}) as engines,
+    ):
+        before = engines.ids
+        done = bench.start(
+            "opt_l5pc", "-vv", "--checkpoint", "check.pkl", "--offspring_size=2", "--max_ngen=2",
+            "--ipyparallel", "--start", env={"IPYTHONDIR": str(home)},
+        ).ended(L5PC_LIMIT_S)  # fmt: skip
+        stayed = engines.ids == before
     assert done.code == 0, done.err
-    return home / "run"
+    return PageRun(bench, done, stayed)
+
+
+@pytest.fixture(scope="session")
+def local_l5pc(page_run: PageRun) -> Path:
+    """The run directory of L5PC with seed 42, offspring 2 and two generations, run here."""
+    return page_run.directory
 
 
 @pytest.fixture(scope="session")
@@ -103,7 +124,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Made]:
         pytest.skip("booting machines takes root")
     log = tmp_path_factory.mktemp("fleet")
     if os.environ.get("NEUROFLEET_TEST_FLEET") == "keep":
-        said = booted.make("fleet", log / "made")
+        said = booted.make("fleet", log / "made", "OFFSPRING=2")
         assert said.code == 0, said.out + said.err
         yield Made(booted.Fleet(log), None, said)
         return
@@ -114,7 +135,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Made]:
         booted_only = booted.playbook("playbooks/provision.yml", log / "provision")
         assert booted_only.code == 0, booted_only.out + booted_only.err
         checked = booted.playbook("site.yml", log / "check", "--check", "--diff")
-        first = booted.start(["make", "fleet"], log / "killed")
+        first = booted.start(["make", "fleet", "OFFSPRING=2"], log / "killed")
         installing = "TASK [python_env : Install the locks]"
         awaited(
             lambda: not first.running() or installing in (log / "killed.out").read_text(),
@@ -123,7 +144,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Made]:
         )
         assert first.running(), first.ended().err
         booted.end_with_children(first)
-        said = booted.make("fleet", log / "made")
+        said = booted.make("fleet", log / "made", "OFFSPRING=2")
         assert said.code == 0, said.out + said.err
         yield Made(booted.Fleet(log), checked, said)
     finally:

@@ -181,7 +181,7 @@ def test_client_killed_again_and_again_comes_to_the_same_numbers(
     seed = random.SystemRandom().randrange(10**6)
     print(f"seed {seed}")
     chance = random.Random(seed)
-    evolution = Evolution(quick(), offspring=6, generations=6)
+    evolution = Evolution(quick(), offspring=4, generations=5)
     run = bench.directory("run")
     assert bench.optimise(Evolution(quick(), 1, 1), run="warm", backend="serial").ended().code == 0
     kept: list[Row] = []

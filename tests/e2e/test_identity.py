@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from e2e.conftest import PageRun
 from e2e.running import Bench, course, differences
 from neurofleet.workloads import l5pc
 
@@ -40,18 +41,18 @@ def upstreams_course(example: Path, options: tuple[str, ...], where: Path) -> di
 
 
 def test_l5pc_on_two_engines_gives_upstreams_bits(
-    upstream_example: Path, local_l5pc: Path, tmp_path: Path
+    upstream_example: Path, page_run: PageRun, tmp_path: Path
 ) -> None:
-    options = ("--seed=42", "--offspring_size=4", "--max_ngen=2")
+    options = ("--seed=42", "--offspring_size=2", "--max_ngen=2")
     expected = upstreams_course(upstream_example, options, tmp_path / "upstream")
     assert expected["generation"] == 2
-    assert differences(course(local_l5pc / "checkpoint.pkl"), expected) == []
+    assert differences(course(page_run.bench.cwd / "check.pkl"), expected) == []
 
 
 def test_l5pc_of_another_seed_and_size_on_one_engine_gives_upstreams_bits(
     upstream_example: Path, bench: Bench, tmp_path: Path
 ) -> None:
-    options = ("--seed=7", "--offspring_size=2", "--max_ngen=2")
+    options = ("--seed=7", "--offspring_size=1", "--max_ngen=2")
     done = bench.start(
         "opt_l5pc", "--start", "--ipyparallel", "--engines=1", *options, "--run-dir=run",
         "--no-report",

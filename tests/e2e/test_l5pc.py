@@ -10,7 +10,8 @@ from pathlib import Path
 import matplotlib.image
 import pytest
 
-from e2e.running import Bench, Finished, about, ipcluster, rows
+from e2e.conftest import PageRun
+from e2e.running import Bench, Finished, about, rows
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -25,17 +26,10 @@ def opt_l5pc(bench: Bench, *options: str, env: dict[str, str] | None = None) -> 
 
 
 def test_command_of_bluepyopts_page_on_a_running_ipcluster_prints_its_lines(
-    bench: Bench, tmp_path: Path
+    page_run: PageRun,
 ) -> None:
-    profile = {"IPYTHONDIR": str(tmp_path)}
-    with ipcluster(tmp_path, "default", 2, {"NEUROFLEET_CACHE": str(bench.cache)}) as engines:
-        before = engines.ids
-        done = opt_l5pc(
-            bench, "-vv", "--checkpoint", "check.pkl", "--offspring_size=2", "--max_ngen=2",
-            "--ipyparallel", "--start", env=profile,
-        )  # fmt: skip
-        assert engines.ids == before, "the cluster was not the run's to end"
-    assert done.code == 0, done.err
+    bench, done, run = page_run.bench, page_run.done, page_run.directory
+    assert page_run.engines_stayed, "the cluster was not the run's to end"
     assert "DEBUG:root:Using ipyparallel with 2 engines\n" in done.out
     assert "DEBUG:root:Doing start or continue\n" in done.out
     assert len(re.findall(r"^DEBUG:root:Generation took 0:0\d:\d\d", done.out, re.M)) == 2
@@ -43,8 +37,6 @@ def test_command_of_bluepyopts_page_on_a_running_ipcluster_prints_its_lines(
         r"^INFO:__main__:gen\s+nevals\s+avg.*\n1\s+2\s+4858.02.*\n2\s+2", done.out, re.M
     )
     assert table, done.out
-    assert (tmp_path / "check.pkl").exists()
-    run = tmp_path / "neurofleet-runs" / "l5pc-seed42-offspring2"
     assert about(run)["engines"] == {"backend": "profile", "count": 2}
     assert (run / "report.html").stat().st_size > 100_000
     again = opt_l5pc(bench, "--checkpoint", "check.pkl", "--offspring_size=2", "--continu")
