@@ -351,10 +351,31 @@ def test_worker_is_busy_with_a_task_or_with_one_that_has_ended_meanwhile() -> No
     queues = {3: (0, 8)}
     assert watch.seconds(30.0) == 0.0
     assert watch.seconds(40.0) == 10.0
-    queues = None  # no hub, no task
+    queues = {}  # the engine has left
     assert watch.seconds(100.0) == 70.0
-    queues = {3: (0, 9)}  # seen anew, after the hub was away
+    queues = {3: (0, 9)}  # seen anew
     assert watch.seconds(110.0) == 80.0
+
+
+@pytest.mark.parametrize("mine", [None, {3}], ids=["head", "worker"])
+def test_hub_that_cannot_be_asked_is_not_taken_for_one_without_tasks(mine: set[int] | None) -> None:
+    queues: dict[int, tuple[int, int]] | None = {}
+    watch = idle.Idleness(lambda: queues, (lambda: mine) if mine else None, now=0.0)
+    assert watch.seconds(10.0) == 10.0
+    queues = None
+    assert watch.seconds(500.0) == 0.0
+    queues = {}
+    assert watch.seconds(510.0) == 10.0
+
+
+def test_task_that_ended_while_the_hub_was_away_counts_as_work() -> None:
+    queues: dict[int, tuple[int, int]] | None = {3: (0, 7)}
+    watch = idle.Idleness(lambda: queues, lambda: {3}, now=0.0)
+    assert watch.seconds(10.0) == 10.0
+    queues = None
+    assert watch.seconds(20.0) == 0.0
+    queues = {3: (0, 8)}
+    assert watch.seconds(30.0) == 0.0
 
 
 def test_head_is_needed_while_an_engine_is_registered() -> None:
@@ -427,9 +448,17 @@ def test_idle_head_waits_for_its_results_and_then_powers_off(
     results = tmp_path / "home"
     (results / "run").mkdir(parents=True)
     (results / "run" / "neurofleet-run.json").touch()
+    queues: dict[int, tuple[int, int]] | None = None
+    monkeypatch.setattr(idle, "asker", lambda _file: lambda: queues)
     guard = service.Guard(
         settings(tmp_path, on_head=True, idle_s=0.01, results_below=[str(results)])
     )
+    time.sleep(0.02)
+    guard.step()
+    assert "cannot be asked for tasks" in caplog.text
+    assert "kept until its results are fetched" not in caplog.text
+    queues = {}
+    monkeypatch.setattr(guard, "_next", {"spot": 0.0, "idle": 0.0})
     time.sleep(0.02)
     guard.step()
     assert said == []

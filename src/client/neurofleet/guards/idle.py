@@ -2,7 +2,8 @@
 
 A worker has something to do while one of its engines has a task, or has finished one since it
 was last asked. The head has while an engine is registered, and is needed while a run directory
-on it has changed since it was fetched.
+on it has changed since it was fetched. While the hub cannot be asked nothing is known, and no
+machine counts as idle: what bounds its costs then is its end.
 
     python -m neurofleet.guards.idle DIRECTORY...     lists those, as JSON
 """
@@ -32,11 +33,16 @@ class Idleness:
     Parameters
     ----------
     ask : callable
-        Returns the hub's queues, ``None`` if it does not answer.
+        Returns the hub's queues, ``None`` if it cannot be asked.
     mine : callable or None
         The numbers of this worker's engines; ``None`` on the head, which answers for all.
     now : float
         A monotonic clock [s].
+
+    Attributes
+    ----------
+    answered : bool
+        Whether the hub did when it was asked last.
     """
 
     def __init__(
@@ -49,6 +55,7 @@ class Idleness:
         self._mine = mine
         self._since = now
         self._finished: dict[int, int] = {}
+        self.answered = True
 
     def seconds(self, now: float) -> float:
         """Ask the hub, and return for how long there has been nothing to do [s]."""
@@ -57,8 +64,10 @@ class Idleness:
         return now - self._since
 
     def _is_busy(self) -> bool:
-        # A hub that does not answer has no task for anybody.
-        seen = self._ask() or {}
+        seen = self._ask()
+        self.answered = seen is not None
+        if seen is None:
+            return True
         if self._mine is None:
             return bool(seen)
         mine = self._mine()

@@ -97,6 +97,10 @@ class Guard:
 
     def _watch_idleness(self, now: float) -> None:
         idle_s = self._idleness.seconds(now)
+        if self._idleness.answered:
+            self._told.pop("hub", None)
+        else:
+            self._say("hub", "the controller cannot be asked for tasks: this is not idleness")
         if idle_s < self._settings.idle_s:
             return
         if self._settings.on_head:
