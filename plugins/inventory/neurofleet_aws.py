@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# It imports Ansible's code, unlike the rest of neurofleet; see LICENSES/GPL-3.0-or-later.txt.
 """What exists of a fleet on AWS: ``amazon.aws.aws_ec2`` with region and name filled in.
 
 The plugin of amazon.aws knows nothing of ``group_vars``, where region and name of the fleet

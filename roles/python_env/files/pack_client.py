@@ -18,7 +18,7 @@ import tarfile
 from pathlib import Path
 
 #: What a build of the client needs.
-TOP = ("pyproject.toml", "README.md")
+TOP = ("pyproject.toml", "README.md", "LICENSE")
 PACKAGE = "src/client/neurofleet"
 
 
