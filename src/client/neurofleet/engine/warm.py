@@ -172,9 +172,11 @@ class WarmModel:
             told = answer.told() if arrived == "whole" else None
         finally:
             if told is None:
-                _end_group(child)
+                forks.end_group(child)
+            # Its group ends while its number is still its own.
+            os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)
+            forks.end_group(child)
             _, wait_status, used = os.wait4(child, 0)
-            _end_group(child)
             answer.close()
             self._put_back()
         if told is not None and told[0] == "ok":
@@ -200,8 +202,8 @@ def _work_and_exit(
     exit_code = 1
     try:
         limits.die_with_parent(parent)
-        os.setpgid(0, 0)
-        _limit_memory()
+        forks.lead_a_group()
+        forks.limit_memory(memory_limit())
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         answer.take_output()
@@ -235,15 +237,6 @@ def memory_limit() -> int:
     return int(MEMORY_PART * share)
 
 
-def _limit_memory() -> None:
-    """Have a simulation that needs too much memory fail, before the machine does."""
-    _, most = resource.getrlimit(resource.RLIMIT_DATA)
-    wanted = memory_limit()
-    if most != resource.RLIM_INFINITY:
-        wanted = min(wanted, most)
-    resource.setrlimit(resource.RLIMIT_DATA, (wanted, most))
-
-
 def _said_of_memory(used: resource.struct_rusage) -> str:
     """Return a remark on what failed, if it had nearly all the memory that it may have."""
     limit = memory_limit()
@@ -252,11 +245,6 @@ def _said_of_memory(used: resource.struct_rusage) -> str:
     return (
         f"; it reached the {limit // 1_000_000} MB that a unit may have ({MEMORY_VARIABLE} sets it)"
     )
-
-
-def _end_group(leader: int) -> None:
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(leader, signal.SIGKILL)
 
 
 def _how_it_died(wait_status: int) -> str:
