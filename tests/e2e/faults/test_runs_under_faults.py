@@ -12,7 +12,6 @@ import pytest
 
 from e2e.booted import ADDRESSES, HEAD, PYTHON, WORKERS, Fleet
 from e2e.faults.campaign import (
-    EVOLUTION,
     Ended,
     Undisturbed,
     broken_promises,
@@ -21,7 +20,7 @@ from e2e.faults.campaign import (
     table,
     undisturbed,
 )
-from e2e.faults.disturbed import HOME, L5PC, USER, DisturbedRun, optimise, put_model
+from e2e.faults.disturbed import COUNTED, HOME, L5PC, USER, DisturbedRun, optimise, put_model
 from e2e.faults.kinds import FAULTS, Fault
 from e2e.processes import awaited
 from e2e.running import Evolution, course, misbehaving, quick, rows, scored
@@ -45,6 +44,8 @@ SHORT = (
     "controller SIGSTOP 20 s",
     "head rebooted",
 )
+#: 120 units of 0.3, 0.5 and 1 s, or more on a slow computer.
+EVOLUTION = Evolution(quick(stretch=10.0, log=COUNTED), offspring=10, generations=4)
 #: What an optimisation of L5PC, which takes a minute, can see.
 FEW = ("engine and nanny SIGKILL", "client SIGKILL", "controller SIGKILL")
 
