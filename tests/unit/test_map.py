@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from neurofleet.backends.slurm import SlurmRequest
+from neurofleet.backends.slurm_script import ScriptRequest, script
 from unit.support import assert_refused, command, snapshot, wait_until
 
 pytestmark = pytest.mark.timeout(120)
@@ -253,7 +255,13 @@ def test_script_for_slurm_runs_the_command_on_its_own_tasks(tmp_path: Path) -> N
     ):  # fmt: skip
         assert line in lines
     (called,) = [line for line in lines if "opt_l5pc --backend=slurm" in line]
-    assert called.endswith("--start --run-dir 'a directory' &")
+    assert called.endswith("--stop-within=40s --start --run-dir 'a directory' &")
+
+
+@pytest.mark.parametrize("words", [["--stop-within=5s"], ["--stop_within", "5s"]])
+def test_script_for_slurm_leaves_the_time_to_stop_that_was_given(words: list[str]) -> None:
+    text = script(ScriptRequest(["opt_l5pc", *words], engines=1, slurm=SlurmRequest()))
+    assert text.count("within") == 1
 
 
 @pytest.mark.parametrize(

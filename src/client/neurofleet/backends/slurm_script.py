@@ -111,6 +111,11 @@ class ScriptRequest:
                 remedy="Give seconds: less is too late to stop",
             )
 
+    @property
+    def grace_s(self) -> int:
+        """How long the command may take to stop [s]."""
+        return self.stop_before_s - LAST_S
+
 
 def script(request: ScriptRequest) -> str:
     """Return the batch script."""
@@ -120,7 +125,7 @@ def script(request: ScriptRequest) -> str:
         if program == name:
             # Jobs see another PATH than the shell that submits them, now and then.
             program = str(Path(sys.argv[0]).resolve().with_name(name))
-        words = _with_backend(words, name)
+        words = _with_options(words, name, request.grace_s)
     options = [*request.slurm.words()]
     return TEMPLATE.format(
         name=re.sub(r"[^\w-]", "-", name.partition(".")[0]) or "job",
@@ -129,12 +134,12 @@ def script(request: ScriptRequest) -> str:
         modules="".join(f"module load {shlex.quote(module)}\n" for module in request.modules),
         command=shlex.join([program, *words]),
         stop_before=request.stop_before_s,
-        grace=request.stop_before_s - LAST_S,
+        grace=request.grace_s,
     )
 
 
-def _with_backend(words: list[str], program: str) -> list[str]:
-    """Add ``--backend slurm`` to a command of ours that does not say where its engines are."""
+def _with_options(words: list[str], program: str, grace_s: int) -> list[str]:
+    """Tell a command of ours that its engines are Slurm's, and how long it may take to stop."""
     for word in words:
         if word.split("=")[0] in ("--backend", "--engines", "--profile", "--head"):
             raise UsageError(
@@ -145,4 +150,7 @@ def _with_backend(words: list[str], program: str) -> list[str]:
     at = 0
     if program == "neurofleet":
         at = 2 if words[:1] == ["run"] else 1
-    return [*words[:at], "--backend=slurm", *words[at:]]
+    ours = ["--backend=slurm"]
+    if not any(re.match(r"--stop[-_]within(=|$)", word) for word in words):
+        ours.append(f"--stop-within={grace_s}s")
+    return [*words[:at], *ours, *words[at:]]
