@@ -246,7 +246,8 @@ def test_removed_worker_leaves_no_trace_and_an_added_one_works(
     assert not re.search(trace, fleet.done(HEAD, "nft list ruleset"))
     assert not (booted.MACHINES / "machines" / "worker2").exists()
 
-    again = booted.make("fleet", log, "OFFSPRING=2")  # as the user would add it: a line, and the same command
+    # As the user would add it: a line, and the same command.
+    again = booted.make("fleet", log, "OFFSPRING=2")
     assert again.code == 0, again.out + again.err
     assert fleet.engines() == dict.fromkeys(WORKERS, 1)
     # The same run was there: resumed for nothing.
