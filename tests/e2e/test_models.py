@@ -29,8 +29,8 @@ SERIAL, ONE, TWO = ("serial", None), ("local", 1), ("local", 2)
 @pytest.mark.parametrize(
     ("evolution", "mode", "backends"),
     [
-        (Evolution(quick(), generations=3), "split", (SERIAL, ONE, TWO)),
-        (Evolution(quick(), generations=3, selector="NSGA2", seed=5), "split", (TWO,)),
+        (Evolution(quick()), "split", (SERIAL, ONE, TWO)),
+        (Evolution(quick(), selector="NSGA2", seed=5), "split", (TWO,)),
         (Evolution(RELATIVE, offspring=3, seed=7), "split", (SERIAL, TWO)),
         (Evolution(misbehaving("nothing"), offspring=3), "split", (TWO,)),
         (Evolution(Model("entangled")), "whole", (SERIAL, TWO)),

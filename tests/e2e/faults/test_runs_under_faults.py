@@ -44,8 +44,8 @@ SHORT = (
     "controller SIGSTOP 20 s",
     "head rebooted",
 )
-#: 120 units of 0.3, 0.5 and 1 s, or more on a slow computer.
-EVOLUTION = Evolution(quick(stretch=10.0, log=COUNTED), offspring=10, generations=4)
+#: 120 units of 0.15, 0.25 and 0.5 s, or five times as long on a slow computer.
+EVOLUTION = Evolution(quick(stretch=5.0, log=COUNTED), offspring=10, generations=4)
 #: What an optimisation of L5PC, which takes a minute, can see.
 FEW = ("engine and nanny SIGKILL", "client SIGKILL", "controller SIGKILL")
 
