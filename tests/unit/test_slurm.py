@@ -187,3 +187,37 @@ def test_script_near_the_limit_stops_who_listens_and_leaves_others_until_the_end
     assert (tmp_path / "done").exists() == finished
     log = tmp_path / "scontrol.log"
     assert (log.read_text() if log.exists() else "") == ("requeue 7\n" if again else "")
+
+
+#: Slurm ends what a job's script runs, and only then the script.
+SCONTROL_SLOW = """#!/bin/sh
+(until pkill -TERM -P "$PPID" -x sleep; do :; done) >/dev/null 2>&1 &
+"""
+
+
+def test_script_that_outlives_what_slurm_ends_when_it_queues_again_reports_nothing(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "mine.py").write_text(LISTENING.format(begun=BEGUN))
+    scontrol = tmp_path / "scontrol"
+    scontrol.write_text(SCONTROL_SLOW)
+    scontrol.chmod(0o755)
+    request = ScriptRequest([sys.executable, "mine.py"], 1, SlurmRequest(), stop_before_s=60)
+    (tmp_path / "job.sh").write_text(script(request))
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    with (tmp_path / "err").open("wb") as err:
+        job = subprocess.Popen(
+            ["bash", "job.sh"],
+            cwd=tmp_path,
+            env={**os.environ, "PATH": path, "SLURM_JOB_ID": "7"},
+            stderr=err,
+            start_new_session=True,
+        )
+    try:
+        wait_until((tmp_path / "begun").exists)
+        job.send_signal(signal.SIGUSR1)
+        job.wait(40)
+    finally:
+        if job.poll() is None:
+            os.killpg(job.pid, signal.SIGKILL)
+    assert "error:" not in (tmp_path / "err").read_text()

@@ -164,7 +164,7 @@ def test_hello_comes_from_both_machines_and_no_key_is_in_the_environment(desk: D
     try:
         awaited(lambda: "[0, 1, 4, 9, 16]" in desk.told(), 90, desk.told())
         assert "['compute1', 'compute1', 'compute2', 'compute2']" in desk.told()
-        (security,) = desk.here.glob(".neurofleet-*/engines/security")
+        (security,) = desk.here.glob(".neurofleet-*/engines/1/security")
         assert security.stat().st_mode & 0o077 == 0
         files = list(security.glob("ipcontroller-*.json"))
         assert len(files) == 2, "engines' and clients' connection files"
@@ -194,7 +194,7 @@ def test_hello_comes_from_both_machines_and_no_key_is_in_the_environment(desk: D
 
 def test_l5pc_on_engines_of_two_machines_has_the_serial_numbers(desk: Desk) -> None:
     done = desk.run(
-        "opt_l5pc --start --offspring-size 1 --max-ngen 1 --seed 42 -v --no-report --run-dir run"
+        "opt_l5pc --start --offspring-size 1 --max-ngen 2 --seed 42 -v --no-report --run-dir run"
         f" {' '.join(SLURM)}",
         timeout_s=500,
     )

@@ -64,7 +64,10 @@ code=$?
 if [ "$near_limit" = 1 ] && [ "$code" = 130 ]; then
   trap - TERM
   echo "queueing this job again, to go on" >&2
-  scontrol requeue "$SLURM_JOB_ID" && sleep {stop_before} && exit
+  if scontrol requeue "$SLURM_JOB_ID"; then
+    sleep {stop_before} # Slurm ends it, or this script, or both
+    exit
+  fi
   echo "error: this cluster does not queue a job again. Submit the script anew: it goes on." >&2
 fi
 exit "$code"
