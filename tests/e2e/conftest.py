@@ -85,6 +85,11 @@ class PageRun(NamedTuple):
         """The run directory."""
         return self.bench.directory("neurofleet-runs") / "l5pc-seed42-offspring2"
 
+    @property
+    def checkpoint(self) -> Path:
+        """The checkpoint, where the command has it."""
+        return self.bench.directory("check.pkl")
+
 
 @pytest.fixture(scope="session")
 def page_run(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> PageRun:
@@ -109,12 +114,6 @@ def page_run(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> PageRun:
         stayed = engines.ids == before
     assert done.code == 0, done.err
     return PageRun(bench, done, stayed)
-
-
-@pytest.fixture(scope="session")
-def local_l5pc(page_run: PageRun) -> Path:
-    """The run directory of L5PC with seed 42, offspring 2 and two generations, run here."""
-    return page_run.directory
 
 
 @pytest.fixture(scope="session")

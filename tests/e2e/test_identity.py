@@ -46,7 +46,7 @@ def test_l5pc_on_two_engines_gives_upstreams_bits(
     options = ("--seed=42", "--offspring_size=2", "--max_ngen=2")
     expected = upstreams_course(upstream_example, options, tmp_path / "upstream")
     assert expected["generation"] == 2
-    assert differences(course(page_run.bench.cwd / "check.pkl"), expected) == []
+    assert differences(course(page_run.checkpoint), expected) == []
 
 
 def test_l5pc_of_another_seed_and_size_on_one_engine_gives_upstreams_bits(

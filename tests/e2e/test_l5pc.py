@@ -51,7 +51,7 @@ def test_figures_and_compile_without_a_display_are_made(
     run = opt_l5pc(bench, "--compile", env=NO_DISPLAY)
     assert run.code == 0, run.err
     assert run.out.startswith("compiled the mechanisms of model ")
-    shutil.copy(page_run.bench.directory("check.pkl"), tmp_path / "c.pkl")
+    shutil.copy(page_run.checkpoint, tmp_path / "c.pkl")
     done = opt_l5pc(bench, "--analyse", "--checkpoint=c.pkl", "--responses=r.pkl", env=NO_DISPLAY)
     assert done.code == 0, done.err
     assert (tmp_path / "r.pkl").exists()

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from e2e.booted import ADDRESSES, HEAD, PYTHON, WORKERS, Fleet
+from e2e.conftest import PageRun
 from e2e.faults.campaign import (
     Ended,
     Undisturbed,
@@ -104,10 +105,10 @@ def test_run_under_one_fault_after_the_other_comes_to_the_undisturbed_numbers(
 
 
 def test_l5pc_under_faults_comes_to_the_local_bits(
-    fleet: Fleet, local_l5pc: Path, seed: int, tmp_path: Path
+    fleet: Fleet, page_run: PageRun, seed: int, tmp_path: Path
 ) -> None:
-    ours = scores_that_decide(rows(local_l5pc))
-    peace = Undisturbed(L5PC, course(local_l5pc / "checkpoint.pkl"), ours)
+    ours = scores_that_decide(rows(page_run.directory))
+    peace = Undisturbed(L5PC, course(page_run.checkpoint), ours)
     chance = random.Random(seed)
     left = [FAULTS[name] for name in chance.sample(FEW, len(FEW))]
     runs = injected_one_by_one(fleet, left, peace, chance, tmp_path, "l5pc")

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from e2e.booted import CLIENTS, HEAD, ROOT, WORKERS, Fleet, Made
+from e2e.conftest import PageRun
 from e2e.running import course, differences, rows, scores
 from neurofleet.workloads import l5pc
 
@@ -20,14 +21,13 @@ pytestmark = pytest.mark.timeout(900, func_only=True)
 RUN = "l5pc-seed42-offspring2"
 
 
-def test_l5pc_of_make_fleet_is_bit_for_bit_the_local_one(made: Made, local_l5pc: Path) -> None:
+def test_l5pc_of_make_fleet_is_bit_for_bit_the_local_one(made: Made, page_run: PageRun) -> None:
     fetched = ROOT / "neurofleet-runs" / f"fleet-{RUN}"
     assert f"report: {fetched}/report.html\n" in made.said.err
     assert (fetched / "report.html").stat().st_size > 100_000
-    checkpoint = "checkpoint.pkl"
-    assert not differences(course(fetched / checkpoint), course(local_l5pc / checkpoint))
+    assert not differences(course(fetched / "checkpoint.pkl"), course(page_run.checkpoint))
     assert {row.host for row in rows(fetched)} == set(WORKERS)
-    assert scores(rows(fetched)) == scores(rows(local_l5pc))
+    assert scores(rows(fetched)) == scores(rows(page_run.directory))
 
 
 def test_upstreams_own_script_runs_with_the_fleets_profile(fleet: Fleet, tmp_path: Path) -> None:
