@@ -21,6 +21,7 @@ from typing import Any
 import zmq
 from ipyparallel.controller.app import IPController
 
+from neurofleet.controller import steady
 from neurofleet.hub import HubAddress, registered_engines
 from neurofleet.systemd import notify
 
@@ -41,7 +42,8 @@ class FleetController(IPController):  # type: ignore[misc]
     _stopping = False
 
     def initialize(self, argv: list[str] | None = None) -> None:
-        """Set up, with daily work left out of the log."""
+        """Set up, with daily work left out of the log, and before there are children."""
+        steady.install()
         self.log.addFilter(is_news)
         super().initialize(argv)
 
