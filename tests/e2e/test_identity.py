@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from e2e.conftest import PageRun
-from e2e.running import Bench, course, differences
+from e2e.running import course, differences
 from neurofleet.workloads import l5pc
 
 #: A serial run of upstream's takes about 13 s an individual on one core.
@@ -47,17 +47,3 @@ def test_l5pc_on_two_engines_gives_upstreams_bits(
     expected = upstreams_course(upstream_example, options, tmp_path / "upstream")
     assert expected["generation"] == 2
     assert differences(course(page_run.checkpoint), expected) == []
-
-
-def test_l5pc_of_another_seed_and_size_on_one_engine_gives_upstreams_bits(
-    upstream_example: Path, bench: Bench, tmp_path: Path
-) -> None:
-    options = ("--seed=7", "--offspring_size=1", "--max_ngen=2")
-    done = bench.start(
-        "opt_l5pc", "--start", "--ipyparallel", "--engines=1", *options, "--run-dir=run",
-        "--no-report",
-    ).ended(LIMIT_S)  # fmt: skip
-    assert done.code == 0, done.err
-    expected = upstreams_course(upstream_example, options, tmp_path / "upstream")
-    assert expected["generation"] == 2
-    assert differences(course(tmp_path / "run/checkpoint.pkl"), expected) == []

@@ -30,7 +30,7 @@ SERIAL, ONE, TWO = ("serial", None), ("local", 1), ("local", 2)
     ("evolution", "mode", "backends"),
     [
         (Evolution(quick()), "split", (SERIAL, ONE, TWO)),
-        (Evolution(quick(), selector="NSGA2", seed=5), "split", (TWO,)),
+        (Evolution(quick(), selector="NSGA2", seed=5), "split", (ONE, TWO)),
         (Evolution(RELATIVE, offspring=3, seed=7), "split", (SERIAL, TWO)),
         (Evolution(misbehaving("nothing"), offspring=3), "split", (TWO,)),
         (Evolution(Model("entangled")), "whole", (SERIAL, TWO)),
