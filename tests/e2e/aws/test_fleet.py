@@ -190,7 +190,7 @@ def test_spot_notice_in_the_middle_of_a_generation_changes_no_number(
             state = fleet.ssh("spot-1", "systemctl is-active ipengine@1.service").stdout
             return state.strip() in ("inactive", "failed")
 
-        awaited(stopped, 60, "the engine has stopped")
+        awaited(stopped, 120, "the engine has stopped")
         assert client.poll() is None, "the run was over before the notice"
         journal = fleet.ssh("spot-1", "sudo journalctl -u neurofleet-guard -o cat").stdout
         assert "AWS takes this machine at" in journal
@@ -199,7 +199,7 @@ def test_spot_notice_in_the_middle_of_a_generation_changes_no_number(
         wish = json.dumps({"until": time.time() + 3})
         folder = "/var/lib/neurofleet/work/guard"
         fleet.ssh("spot-1", f"echo '{wish}' | sudo -u neurofleet tee {folder}/wish.json")
-        awaited(lambda: "spot-1" not in fleet.instances(), 60, "the spot machine has ended itself")
+        awaited(lambda: "spot-1" not in fleet.instances(), 180, "the spot machine has ended itself")
         out, _ = client.communicate(timeout=400)
     finally:
         kill(client)
@@ -228,20 +228,20 @@ def test_idle_worker_ends_first_and_the_head_when_results_are_fetched(fleet: Fle
     fleet.settings["fleet_idle_minutes"] = 0.2
     done = fleet.run("playbooks/configure.yml", "--tags", "guards")
     assert done.code == 0, done.out[-6000:]
-    awaited(lambda: "steady-1" not in fleet.instances(), 90, "the idle worker has ended")
+    awaited(lambda: "steady-1" not in fleet.instances(), 180, "the idle worker has ended")
     told = "kept until its results are fetched"
 
     def kept() -> bool:
         return told in fleet.ssh("head", "sudo journalctl -u neurofleet-guard -o cat").stdout
 
-    awaited(kept, 90, "the head keeps results")
+    awaited(kept, 180, "the head keeps results")
     assert set(fleet.instances()) == {"head1"}
     done = fleet.run("playbooks/fetch.yml")
     assert done.code == 0, done.out[-6000:]
     here = fleet.home / "results" / "circle" / "admin-quick"
     assert (here / "report.html").stat().st_size > 10_000
     assert (here / "checkpoint.pkl").exists()
-    awaited(lambda: not fleet.instances(), 90, "the head has ended")
+    awaited(lambda: not fleet.instances(), 180, "the head has ended")
 
 
 def test_destroy_leaves_nothing(fleet: Fleet) -> None:
