@@ -14,7 +14,7 @@ import time
 import uuid
 from collections.abc import Generator, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import filelock
 import pytest
@@ -22,7 +22,7 @@ import pytest
 from e2e import booted
 from e2e.booted import Made
 from e2e.processes import MARK, awaited, command, end, processes_with
-from e2e.running import Bench, Finished, Upstream, ipcluster
+from e2e.running import Bench, PageRun, Upstream, ipcluster
 
 # A shell that starts the tests in the background has them ignore Ctrl-C, and so would every program
 # that a test starts and interrupts.
@@ -71,24 +71,6 @@ def bench(mark: str, tmp_path: Path, cache: Path) -> Iterator[Bench]:
 def upstream(tmp_path_factory: pytest.TempPathFactory) -> Upstream:
     """BluePyOpt's own runs of the models."""
     return Upstream(tmp_path_factory.mktemp("upstream"))
-
-
-class PageRun(NamedTuple):
-    """The command that BluePyOpt's page shows, run on two engines of a cluster that was up."""
-
-    bench: Bench
-    done: Finished
-    engines_stayed: bool
-
-    @property
-    def directory(self) -> Path:
-        """The run directory."""
-        return self.bench.directory("neurofleet-runs") / "l5pc-seed42-offspring2"
-
-    @property
-    def checkpoint(self) -> Path:
-        """The checkpoint, where the command has it."""
-        return self.bench.directory("check.pkl")
 
 
 @pytest.fixture(scope="session")

@@ -199,6 +199,24 @@ class Bench:
         return client
 
 
+class PageRun(NamedTuple):
+    """The command that BluePyOpt's page shows, run on two engines of a cluster that was up."""
+
+    bench: Bench
+    done: Finished
+    engines_stayed: bool
+
+    @property
+    def directory(self) -> Path:
+        """The run directory."""
+        return self.bench.directory("neurofleet-runs") / "l5pc-seed42-offspring2"
+
+    @property
+    def checkpoint(self) -> Path:
+        """The checkpoint, where the command has it."""
+        return self.bench.directory("check.pkl")
+
+
 class Upstream:
     """BluePyOpt's own serial runs; each one is made once."""
 

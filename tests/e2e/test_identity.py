@@ -10,8 +10,7 @@ from typing import Any
 
 import pytest
 
-from e2e.conftest import PageRun
-from e2e.running import course, differences
+from e2e.running import PageRun, course, differences
 from neurofleet.workloads import l5pc
 
 #: A serial run of upstream's takes about 13 s an individual on one core.

@@ -11,8 +11,7 @@ from pathlib import Path
 import matplotlib.image
 import pytest
 
-from e2e.conftest import PageRun
-from e2e.running import Bench, Finished, about, rows
+from e2e.running import Bench, Finished, PageRun, about, rows
 
 pytestmark = pytest.mark.timeout(600)
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -143,6 +145,39 @@ sys.exit(130)
 BEGUN = "open('begun', 'w').close()"
 
 
+@contextlib.contextmanager
+def job_asked_to_stop(
+    here: Path, program: str, scontrol: str, stop_before_s: int
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Run the script for a program, and ask it to stop once the program has begun.
+
+    What the script says is in the file ``err``.
+    """
+    (here / "mine.py").write_text(program)
+    (here / "scontrol").write_text(scontrol)
+    (here / "scontrol").chmod(0o755)
+    request = ScriptRequest(
+        [sys.executable, "mine.py"], 1, SlurmRequest(), stop_before_s=stop_before_s
+    )
+    (here / "job.sh").write_text(script(request))
+    path = f"{here}:{os.environ['PATH']}"
+    with (here / "err").open("wb") as err:
+        job = subprocess.Popen(
+            ["bash", "job.sh"],
+            cwd=here,
+            env={**os.environ, "PATH": path, "SLURM_JOB_ID": "7"},
+            stderr=err,
+            start_new_session=True,
+        )
+    try:
+        wait_until((here / "begun").exists)
+        job.send_signal(signal.SIGUSR1)
+        yield job
+    finally:
+        if job.poll() is None:
+            os.killpg(job.pid, signal.SIGKILL)
+
+
 @pytest.mark.parametrize(
     ("program", "code", "finished", "again"),
     [
@@ -161,29 +196,10 @@ def test_script_near_the_limit_stops_who_listens_and_leaves_others_until_the_end
     again: bool,
 ) -> None:
     monkeypatch.setattr(slurm_script, "LAST_S", 25)  # 5 s to stop
-    (tmp_path / "mine.py").write_text(program)
-    scontrol = tmp_path / "scontrol"
-    scontrol.write_text(SCONTROL)
-    scontrol.chmod(0o755)
-    request = ScriptRequest([sys.executable, "mine.py"], 1, SlurmRequest(), stop_before_s=30)
-    (tmp_path / "job.sh").write_text(script(request))
-    path = f"{tmp_path}:{os.environ['PATH']}"
-    job = subprocess.Popen(
-        ["bash", "job.sh"],
-        cwd=tmp_path,
-        env={**os.environ, "PATH": path, "SLURM_JOB_ID": "7"},
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    try:
-        wait_until((tmp_path / "begun").exists)
-        job.send_signal(signal.SIGUSR1)
+    with job_asked_to_stop(tmp_path, program, SCONTROL, 30) as job:
         since = time.monotonic()
         assert job.wait(30) == code
         assert time.monotonic() - since < 20
-    finally:
-        if job.poll() is None:
-            os.killpg(job.pid, signal.SIGKILL)
     assert (tmp_path / "done").exists() == finished
     log = tmp_path / "scontrol.log"
     assert (log.read_text() if log.exists() else "") == ("requeue 7\n" if again else "")
@@ -191,33 +207,14 @@ def test_script_near_the_limit_stops_who_listens_and_leaves_others_until_the_end
 
 #: Slurm ends what a job's script runs, and only then the script.
 SCONTROL_SLOW = """#!/bin/sh
-(until pkill -TERM -P "$PPID" -x sleep; do :; done) >/dev/null 2>&1 &
+(while kill -0 "$PPID" && ! pkill -TERM -P "$PPID" -x sleep; do :; done) >/dev/null 2>&1 &
 """
 
 
 def test_script_that_outlives_what_slurm_ends_when_it_queues_again_reports_nothing(
     tmp_path: Path,
 ) -> None:
-    (tmp_path / "mine.py").write_text(LISTENING.format(begun=BEGUN))
-    scontrol = tmp_path / "scontrol"
-    scontrol.write_text(SCONTROL_SLOW)
-    scontrol.chmod(0o755)
-    request = ScriptRequest([sys.executable, "mine.py"], 1, SlurmRequest(), stop_before_s=60)
-    (tmp_path / "job.sh").write_text(script(request))
-    path = f"{tmp_path}:{os.environ['PATH']}"
-    with (tmp_path / "err").open("wb") as err:
-        job = subprocess.Popen(
-            ["bash", "job.sh"],
-            cwd=tmp_path,
-            env={**os.environ, "PATH": path, "SLURM_JOB_ID": "7"},
-            stderr=err,
-            start_new_session=True,
-        )
-    try:
-        wait_until((tmp_path / "begun").exists)
-        job.send_signal(signal.SIGUSR1)
+    program = LISTENING.format(begun=BEGUN)
+    with job_asked_to_stop(tmp_path, program, SCONTROL_SLOW, 60) as job:
         job.wait(40)
-    finally:
-        if job.poll() is None:
-            os.killpg(job.pid, signal.SIGKILL)
     assert "error:" not in (tmp_path / "err").read_text()

@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from e2e.booted import ADDRESSES, HEAD, PYTHON, WORKERS, Fleet
-from e2e.conftest import PageRun
 from e2e.faults.campaign import (
     Ended,
     Undisturbed,
@@ -24,7 +23,7 @@ from e2e.faults.campaign import (
 from e2e.faults.disturbed import COUNTED, HOME, L5PC, USER, DisturbedRun, optimise, put_model
 from e2e.faults.kinds import FAULTS, Fault
 from e2e.processes import awaited
-from e2e.running import Evolution, course, misbehaving, quick, rows, scored
+from e2e.running import Evolution, PageRun, course, misbehaving, quick, rows, scored
 
 # The fleet is made before the first of them, which has a limit of its own.
 pytestmark = pytest.mark.timeout(900, func_only=True)

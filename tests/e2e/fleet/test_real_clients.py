@@ -11,8 +11,7 @@ from pathlib import Path
 import pytest
 
 from e2e.booted import CLIENTS, HEAD, ROOT, WORKERS, Fleet, Made
-from e2e.conftest import PageRun
-from e2e.running import course, differences, rows, scores
+from e2e.running import PageRun, course, differences, rows, scores
 from neurofleet.workloads import l5pc
 
 # The fleet is made before the first of them, which has a limit of its own.
