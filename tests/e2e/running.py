@@ -49,9 +49,9 @@ class Model:
         ]
 
 
-def quick(stretch: float = 1.0, **kwargs: Any) -> Model:
-    """Return the ordinary model; a stretch of 20 makes units of 0.5, 1 and 2 s."""
-    return Model("quick", "quick_evaluator:create", kwargs={"stretch": stretch, **kwargs})
+def quick(pause_s: float = 0.0, **kwargs: Any) -> Model:
+    """Return the ordinary model; with a pause of 2 s its units take 0.5, 1 and 2 s."""
+    return Model("quick", "quick_evaluator:create", kwargs={"pause_s": pause_s, **kwargs})
 
 
 def misbehaving(how: str, **kwargs: Any) -> Model:
@@ -240,7 +240,8 @@ class Upstream:
             "model": str(self._compiled(model)),
             "factory": model.factory,
             "search": list(model.search),
-            "kwargs": dict(model.kwargs),
+            # A pause changes no number.
+            "kwargs": {k: v for k, v in model.kwargs.items() if k != "pause_s"},
             "seed": evolution.seed,
             "offspring": evolution.offspring,
             "generations": evolution.generations,

@@ -29,7 +29,7 @@ from e2e.running import (
 pytestmark = pytest.mark.timeout(240)
 
 #: Units of about 0.3, 0.5 and 1 s: long enough to be hit in the middle.
-LONG = Evolution(quick(stretch=10.0), offspring=4)
+LONG = Evolution(quick(pause_s=1.0), offspring=4)
 #: So often one run's client is killed; each start takes two seconds.
 KILLS = 4
 #: Of misbehaving's first generations some individuals fail and some do not.

@@ -6,7 +6,10 @@ import errno
 import http.server
 import json
 import os
+import re
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -468,3 +471,29 @@ def test_idle_head_waits_for_its_results_and_then_powers_off(
     monkeypatch.setattr(guard, "_next", {"spot": 0.0, "idle": 0.0})
     guard.step()
     assert said == [("poweroff",)]
+
+
+def test_run_is_listed_with_its_owner_its_size_and_a_mark_that_stays(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    (run / "files" / "1").mkdir(parents=True)
+    (run / "neurofleet-run.json").touch()
+    (run / "files" / "1" / "made").write_bytes(b"x" * 1000)
+
+    def listed() -> dict[str, Any]:
+        words = [sys.executable, "-m", "neurofleet.guards.idle", str(tmp_path)]
+        said = subprocess.run(words, capture_output=True, text=True, check=True).stdout
+        (found,) = json.loads(said)
+        return dict(found)
+
+    first = listed()
+    assert (first["path"], first["uid"], first["gid"]) == (str(run), os.getuid(), os.getgid())
+    assert first["bytes"] >= 1000
+    (run / idle.FETCHING).write_text(first["mark"] + "\n")
+    assert listed()["mark"] == first["mark"]
+    (run / idle.FETCHING).rename(run / idle.FETCHED)
+    later = time.time() + 10
+    os.utime(run / "files" / "1" / "made", (later, later))  # deep below
+    assert listed()["mark"] == first["mark"]
+    (run / idle.FETCHED).write_text("../../no mark of ours")
+    os.utime(run / idle.FETCHED, (0, 0))
+    assert re.fullmatch("[0-9a-f]{32}", listed()["mark"])

@@ -22,7 +22,7 @@ from e2e.aws.account import (
 )
 from e2e.processes import awaited
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(600)
 
 PROVISION = "playbooks/provision.yml"
 DESTROY = "playbooks/destroy.yml"
@@ -101,14 +101,22 @@ def test_creation_killed_is_finished_by_the_next_run_and_ended_by_destroy(
     cloud.fail(*({"action": a, "fleet": name, "hold": True} for name, a in points.items()))
     with ThreadPoolExecutor() as pool:
         undisturbed = pool.submit(fleets["whole"].run, PROVISION)
-        broken = [fleets[name].start(PROVISION) for name in points]
+        begun = {name: fleets[name].start(PROVISION) for name in points}
+
+        def all_are_killed() -> bool:
+            # At once: the program asks again when an answer takes a minute.
+            held = cloud.ask("held")
+            for name in [n for n in begun if f"{n}:{points[n]}" in held]:
+                kill(begun.pop(name))
+            return not begun
+
         try:
-            held = {f"{name}:{action}" for name, action in points.items()}
-            awaited(lambda: held <= set(cloud.ask("held")), 200, f"{held} are held")
+            awaited(all_are_killed, 300, f"these calls are held: {points}")
         finally:
-            for process in broken:
+            for process in begun.values():
                 kill(process)
         cloud.fail()
+        _make_second_gateway(fleets["kgate"])
         again = {
             name: pool.submit(fleets[name].run, PROVISION) for name in points if name[0] == "k"
         }
@@ -119,7 +127,9 @@ def test_creation_killed_is_finished_by_the_next_run_and_ended_by_destroy(
         assert fleets["gone"].resources() == []
         for run in (undisturbed, *again.values()):
             assert run.result().code == 0, run.result().out
-    assert [shape(fleets[name]) for name in again] == [shape(fleets["whole"])] * 3
+    shapes = {name: shape(fleets[name]) for name in again}
+    shapes["kgate"]["kinds"].remove("internet gateway")
+    assert list(shapes.values()) == [shape(fleets["whole"])] * 3
     for name in again:
         done = fleets[name].run(DESTROY, confirm=name, fetch=False)
         assert done.code == 0, done.out
@@ -128,6 +138,19 @@ def test_creation_killed_is_finished_by_the_next_run_and_ended_by_destroy(
     assert len(fleets["whole"].instances()) == 3
     assert fleets["whole"].program("destroy")["changed"]
     assert fleets["whole"].resources() == []
+
+
+def _make_second_gateway(mine: Fleet) -> None:
+    """Make the one of a second try, after the first try's answer was lost."""
+    tags = [{"Key": "neurofleet:fleet", "Value": mine.name}]
+    made = mine.api(
+        "create_internet_gateway",
+        TagSpecifications=[{"ResourceType": "internet-gateway", "Tags": tags}],
+    )["InternetGateway"]["InternetGatewayId"]
+    (network,) = mine.api(
+        "describe_vpcs", Filters=[{"Name": "tag:neurofleet:fleet", "Values": [mine.name]}]
+    )["Vpcs"]
+    mine.api("attach_internet_gateway", InternetGatewayId=made, VpcId=network["VpcId"])
 
 
 def _wrong(**settings: Any) -> dict[str, Any]:
@@ -215,8 +238,11 @@ def test_faults_of_aws_are_retried_or_named_and_the_fleet_is_mended(
     mine.api("stop_instances", InstanceIds=[before["head1"]["InstanceId"]])
     # And the pool that is to be filled gets larger disks: a new version of its template.
     mine.settings["aws_machines_pools"][1]["disk_gb"] = 20
+    # A port that was opened in the settings instead.
+    mine.settings["firewall_open_ports"] = [{"port": 8888, "from": ["192.0.2.0/24"]}]
     done = mine.run(PROVISION)
     assert done.code == 0, done.out
+    assert "faulty-head: tcp 1-65535 from 0.0.0.0/0" in done.out, done.out
     volumes = mine.api("describe_volumes", Filters=tagged)["Volumes"]
     assert sorted(v["Size"] for v in volumes if v["State"] == "in-use") == [16, 16, 20]
     after = mine.instances()
@@ -224,7 +250,10 @@ def test_faults_of_aws_are_retried_or_named_and_the_fleet_is_mended(
     assert after["head1"]["InstanceId"] == before["head1"]["InstanceId"]
     assert after["steady-1"]["InstanceId"] != before["steady-1"]["InstanceId"]
     groups = mine.api("describe_security_groups", GroupIds=[head["GroupId"]])["SecurityGroups"]
-    assert sorted(json.dumps(rule) for rule in groups[0]["IpPermissions"]) == right
+    opened = [rule for rule in groups[0]["IpPermissions"] if rule["FromPort"] == 8888]
+    assert [rule["IpRanges"][0]["CidrIp"] for rule in opened] == ["192.0.2.0/24"]
+    kept = [rule for rule in groups[0]["IpPermissions"] if rule["FromPort"] != 8888]
+    assert sorted(json.dumps(rule) for rule in kept) == right
 
     # A second run while the first is at work is refused, before it touches anything.
     cloud.fail({"action": "DescribeVpcs", "hold": True})

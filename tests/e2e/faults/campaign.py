@@ -23,8 +23,8 @@ from e2e.faults.kinds import Fault, Scene
 from e2e.running import Evolution, Row, Scores, differences, quick, scores
 from neurofleet.units import WHOLE
 
-#: 240 units of 0.3, 0.5 and 1 s: more than a minute on two engines.
-EVOLUTION = Evolution(quick(stretch=10.0, log=COUNTED), offspring=16, generations=5)
+#: 240 units of 0.25, 0.5 and 1 s: more than a minute on two engines.
+EVOLUTION = Evolution(quick(pause_s=1.0, log=COUNTED), offspring=16, generations=5)
 #: A fault comes so long after the fleet computes, at most [s].
 MOST_DELAY_S = 3.0
 #: A disturbed run may take so long altogether [s].

@@ -44,8 +44,8 @@ SHORT = (
     "controller SIGSTOP 20 s",
     "head rebooted",
 )
-#: 120 units of 0.15, 0.25 and 0.5 s, or five times as long on a slow computer.
-EVOLUTION = Evolution(quick(stretch=5.0, log=COUNTED), offspring=10, generations=4)
+#: 120 units of 0.25, 0.5 and 1 s.
+EVOLUTION = Evolution(quick(pause_s=1.0, log=COUNTED), offspring=10, generations=4)
 #: What an optimisation of L5PC, which takes a minute, can see.
 FEW = ("engine and nanny SIGKILL", "client SIGKILL", "controller SIGKILL")
 
@@ -191,7 +191,7 @@ def test_clock_of_the_head_that_jumps_by_an_hour_either_way_ends_nothing(
     file, _, words = faked_clock.partition(" ")
     fleet.whole_again(time.monotonic())
     put_model(fleet, "quick")
-    evolution = Evolution(quick(stretch=10.0), offspring=6, generations=2)
+    evolution = Evolution(quick(pause_s=2.0), offspring=6, generations=2)
     run = DisturbedRun(
         fleet, optimise(evolution, "--unit-timeout=60", "--engine-timeout=240"),
         "disturbed-clock", tmp_path, environment=words,

@@ -29,8 +29,8 @@ LOGIN, COMPUTE = "login1", ("compute1", "compute2")
 #: Cores of each compute machine, as Slurm is told.
 CORES = 2
 PACKAGES = (
-    "g++", "libpython3.11", "make", "munge", "procps", "python3-venv", "slurm-client",
-    "slurmctld", "slurmd",
+    "environment-modules", "g++", "libpython3.11", "make", "munge", "procps", "python3-venv",
+    "slurm-client", "slurmctld", "slurmd",
 )  # fmt: skip
 BOOT_LIMIT_S = 600.0
 
@@ -195,18 +195,8 @@ def _configure(cluster: SlurmCluster) -> None:
 
 
 def _modules(cluster: SlurmCluster) -> None:
-    """Give the login machine environment modules, one of which is there for a compiler."""
-    cluster.ssh(
-        """set -e
-        if [ ! -e /usr/share/modules/init/sh ]; then
-            apt-get update -qq
-            DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends \\
-                environment-modules >/dev/null
-        fi
-        mkdir -p /usr/share/modules/modulefiles/compiler""",
-        user="root",
-        timeout_s=300,
-    )
+    """Give the login machine a module for a compiler."""
+    cluster.ssh("mkdir -p /usr/share/modules/modulefiles/compiler", user="root")
     content = "#%Module1.0\nsetenv SITE_COMPILER loaded\n"
     _write(cluster, LOGIN, "/usr/share/modules/modulefiles/compiler/12", content)
 

@@ -33,10 +33,13 @@ def bare() -> Iterator[SlurmCluster]:
         pytest.skip("booting machines takes root")
     if not (ROOT / ".venv-control/bin/ansible-playbook").exists():
         pytest.skip("no Ansible here: scripts/environment .venv-control control")
+    keep = bool(os.environ.get("NEUROFLEET_KEEP_SLURM"))
+    if not keep:
+        machines.down()  # tests that were killed have left theirs
     try:
         yield machines.up()
     finally:
-        if not os.environ.get("NEUROFLEET_KEEP_SLURM"):
+        if not keep:
             machines.down()
 
 

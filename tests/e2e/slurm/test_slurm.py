@@ -27,7 +27,7 @@ pytestmark = pytest.mark.timeout(600)
 
 BIN = f"{USER_HOME}/neurofleet/bin"
 #: Units of about 0.3, 0.5 and 1 s.
-LONG = Evolution(quick(stretch=10.0), offspring=4, generations=3)
+LONG = Evolution(quick(pause_s=2.0), offspring=4, generations=3)
 #: What BluePyOpt's own serial run prints of its first individual.
 FIRST_L5PC = r"^1\s+1\s+4980.91\s+0\s+4980.91\s+4980.91"
 
@@ -208,7 +208,7 @@ def test_job_that_reaches_its_limit_goes_on_by_itself_and_simulates_nothing_twic
 ) -> None:
     # Slurm looks at limits every 30 s, and sends a signal at the last look before it is due:
     # here 20 to 50 s after the start, of which engines need 10. All is not done in the rest.
-    evolution = Evolution(quick(stretch=10.0), offspring=4, generations=12)
+    evolution = Evolution(quick(pause_s=2.0), offspring=4, generations=12)
     command = optimise(evolution).removeprefix("neurofleet ")
     printed = desk.run(
         "neurofleet slurm script --engines 4 --partition short --time 2 --stop-before 70 --"

@@ -1,5 +1,6 @@
 """A soma with hh and a slow potassium current, three current steps, six features."""
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -29,30 +30,34 @@ BOUNDS = {
 }
 
 
-class CountedPulse(ephys.stimuli.NrnSquarePulse):  # type: ignore[misc]
-    """A current step that writes down that it is simulated, and for which individual."""
+class WatchedPulse(ephys.stimuli.NrnSquarePulse):  # type: ignore[misc]
+    """A current step that takes its time, and writes down which individual it is simulated for."""
 
-    def __init__(self, *args: Any, step: str, log: str, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, step: str, log: str, pause_s: float, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.step = step
         self.log = log
+        self.pause_s = pause_s
 
     def instantiate(self, sim: Any = None, icell: Any = None) -> None:
-        """Write a line, and do what any step does."""
+        """Write a line, wait, and do what any step does."""
         super().instantiate(sim=sim, icell=icell)
-        segment = icell.soma[0](0.5)
-        values = [getattr(segment, name).hex() for name in BOUNDS]
-        with Path(self.log).open("a") as file:
-            file.write(f"{self.step} {' '.join(values)}\n")
+        if self.log:
+            segment = icell.soma[0](0.5)
+            values = [getattr(segment, name).hex() for name in BOUNDS]
+            with Path(self.log).open("a") as file:
+                file.write(f"{self.step} {' '.join(values)}\n")
+        time.sleep(self.pause_s)
 
 
-def create(stretch: float = 1.0, log: str = "") -> ephys.evaluators.CellEvaluator:
+def create(pause_s: float = 0.0, log: str = "") -> ephys.evaluators.CellEvaluator:
     """Return the evaluator.
 
     Parameters
     ----------
-    stretch : float
-        Factor on the duration of every step, and so on the time a unit takes.
+    pause_s : float
+        The strong step waits so long, the others in proportion to their durations: so a unit takes
+        the same time on any computer, and no processor [s].
     log : str
         File that gets a line for every simulation; empty is none.
     """
@@ -79,15 +84,12 @@ def create(stretch: float = 1.0, log: str = "") -> ephys.evaluators.CellEvaluato
         shape = {
             "step_amplitude": amplitude,
             "step_delay": DELAY_MS,
-            "step_duration": duration * stretch,
+            "step_duration": duration,
             "location": centre,
-            "total_duration": DELAY_MS + duration * stretch + 20.0,
+            "total_duration": DELAY_MS + duration + 20.0,
         }
-        pulse = (
-            CountedPulse(step=name, log=log, **shape)
-            if log
-            else ephys.stimuli.NrnSquarePulse(**shape)
-        )
+        pause = pause_s * duration / STEPS["strong"][1]
+        pulse = WatchedPulse(step=name, log=log, pause_s=pause, **shape)
         recording = ephys.recordings.CompRecording(f"{name}.soma.v", location=centre, variable="v")
         protocols[name] = ephys.protocols.StepProtocol(
             name, step_stimulus=pulse, recordings=[recording]
@@ -100,7 +102,7 @@ def create(stretch: float = 1.0, log: str = "") -> ephys.evaluators.CellEvaluato
                 efel_feature_name=feature,
                 recording_names={"": f"{step}.soma.v"},
                 stim_start=DELAY_MS,
-                stim_end=DELAY_MS + STEPS[step][1] * stretch,
+                stim_end=DELAY_MS + STEPS[step][1],
                 exp_mean=mean,
                 exp_std=deviation,
             ),

@@ -36,7 +36,9 @@ def gateway(account: Account, plan: Plan, vpc: str) -> list[str]:
     )
     with one_line("making the internet gateway"):
         if found:
-            made, attached = found[0], found[0].get("Attachments", [])
+            # A call whose answer was lost may have made a second one.
+            made = next((entry for entry in found if entry.get("Attachments")), found[0])
+            attached = made.get("Attachments", [])
         else:
             tags = {**plan.tags, "Name": plan.wanted.fleet}
             made = account.ec2.create_internet_gateway(

@@ -5,14 +5,16 @@ was last asked. The head has while an engine is registered, and is needed while 
 on it has changed since it was fetched. While the hub cannot be asked nothing is known, and no
 machine counts as idle: what bounds its costs then is its end.
 
-    python -m neurofleet.guards.idle DIRECTORY...     lists those, as JSON
+    python -m neurofleet.guards.idle DIRECTORY...     lists those for who fetches them, as JSON
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
+import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
@@ -133,12 +135,42 @@ def not_fetched(
 def _changed(run: Path) -> bool:
     try:
         fetched = (run / FETCHED).lstat().st_mtime
-        files = [path for path in run.iterdir() if path.name not in (FETCHED, FETCHING)]
         # Of a link the link: what it names may not be there.
-        return any(path.lstat().st_mtime > fetched for path in files)
+        return any(status.st_mtime > fetched for status in _files(run))
     except OSError:
         return True
 
 
+def _files(run: Path) -> Iterator[os.stat_result]:
+    """Yield the status of everything in a run directory but the marks of fetching."""
+    for folder, below, files in os.walk(run):
+        for name in (*below, *files):
+            if folder != str(run) or name not in (FETCHED, FETCHING):
+                yield Path(folder, name).lstat()
+
+
+def _listed(run: Path) -> dict[str, str | int]:
+    """Return where a run is, whose it is, how large [bytes], and what tells it from another.
+
+    This mark is what was written into it when it was first fetched, and a new one before that.
+    """
+    owner = run.lstat()
+    return {
+        "path": str(run),
+        "uid": owner.st_uid,
+        "gid": owner.st_gid,
+        "bytes": sum(status.st_size for status in _files(run)),
+        "mark": _mark(run / FETCHED) or _mark(run / FETCHING) or uuid.uuid4().hex,
+    }
+
+
+def _mark(file: Path) -> str:
+    with contextlib.suppress(OSError, ValueError):
+        if file.is_file() and not file.is_symlink():
+            with file.open("rb") as content:
+                return uuid.UUID(content.read(64).decode("ascii").strip()).hex
+    return ""
+
+
 if __name__ == "__main__":
-    print(json.dumps([str(run) for run in not_fetched(map(Path, sys.argv[1:]))]))
+    print(json.dumps([_listed(run) for run in not_fetched(map(Path, sys.argv[1:]))]))
