@@ -28,6 +28,19 @@ def machines(*entries: dict[str, Any]) -> list[costs.Machine]:
     return [costs.Machine(**one) for one in entries]
 
 
+def test_what_runs_is_said_in_one_line_with_what_a_day_costs() -> None:
+    fleet = machines(
+        entry("head1", "head", 0.03, disk_hourly_usd=0.002, launched=1.8e9),
+        entry("a", "steady", 0.5, launched=1.8e9 + 60),
+        entry("b", "steady", 0.5, launched=0.0, ended=10.0),
+    )
+    assert costs.in_one_line("f", fleet) == (
+        "fleet f: 2 machines since 2027-01-15 08:00 UTC, 12.72 USD a day; stopped, the head costs"
+        " 1.46 USD a month for its disk. playbooks/destroy.yml ends it all"
+    )
+    assert costs.in_one_line("f", fleet[2:]) == "fleet f: no machine runs"
+
+
 def test_machine_that_is_gone_has_ended_and_keeps_the_price_it_was_made_at() -> None:
     known = costs.update([], [entry("a"), entry("b")], now=10.0)
     assert [machine.ended for machine in known] == [None, None]
@@ -101,6 +114,7 @@ def test_command_shows_pools_and_the_run_or_says_where_costs_are_known(
     shown = CliRunner().invoke(cli, ["cost"], catch_exceptions=False).output
     assert "spot                1   unknown" in shown
     assert "2 individuals evaluated in 0.50 h for unknown USD" in shown
+    assert "fleet f: 2 machines since 1970-01-01 00:00 UTC, an unknown price. " in shown
     data = json.loads(CliRunner().invoke(cli, ["cost", "--json"]).output)
     assert data["hourly_usd"] is None
     assert data["run"]["evaluations"] == 2

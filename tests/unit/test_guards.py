@@ -7,6 +7,7 @@ import http.server
 import json
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from neurofleet import guards
 from neurofleet.errors import FleetError, TooFewEngines, UsageError, WorkloadFailed
 from neurofleet.guards import expiry, extending, idle, service
 from neurofleet.guards.spot import Metadata
+from neurofleet.status import Status
 from unit.support import no_room
 
 
@@ -30,6 +32,7 @@ def settings(tmp_path: Path, **changes: Any) -> guards.Settings:
         "schema_version": 1,
         "on_head": False,
         "idle_s": 0,
+        "ttl_s": 0,
         "connection_file": "/none",
         "metadata_url": "",
         "timer": "neurofleet-expiry.timer",
@@ -63,6 +66,7 @@ def said(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
         return ""
 
     monkeypatch.setattr(service, "systemctl", systemctl)
+    monkeypatch.setattr(expiry, "ends_at", lambda _timer: float("inf"))
     return told
 
 
@@ -168,6 +172,7 @@ def test_full_disk_ends_neither_the_guard_nor_a_wish_and_is_said_once(
 ) -> None:
     told: list[tuple[str, ...]] = []
     monkeypatch.setattr(expiry, "systemctl", lambda *words: told.append(words))
+    monkeypatch.setattr(expiry, "ends_at", lambda _timer: float("inf"))
     monkeypatch.setattr(expiry, "DROP_IN", tmp_path / "system")
     (tmp_path / "system").mkdir()
     until = time.time() + 3600
@@ -438,39 +443,94 @@ def test_directory_that_cannot_be_looked_into_is_named(
     monkeypatch.setattr(os, "scandir", refuse)
     named: list[tuple[Path, str]] = []
     looked = [tmp_path, tmp_path / "none"]
-    assert [*idle.not_fetched(looked, lambda folder, why: named.append((folder, why)))] == []
+    found = idle.run_directories(looked, lambda folder, why: named.append((folder, why)))
+    assert [*found] == []
     assert named == [(tmp_path / "user", "Permission denied")]
 
 
-def test_idle_head_waits_for_its_results_and_then_powers_off(
+def step_of_everything(guard: service.Guard, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guard, "_next", {"spot": 0.0, "idle": 0.0, "end": 0.0})
+    guard.step()
+
+
+def test_idle_head_tells_people_and_then_powers_off_unless_results_are_copied(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     said: list[tuple[str, ...]],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    results = tmp_path / "home"
-    (results / "run").mkdir(parents=True)
-    (results / "run" / "neurofleet-run.json").touch()
     queues: dict[int, tuple[int, int]] | None = None
+    copied = True
     monkeypatch.setattr(idle, "asker", lambda _file: lambda: queues)
-    guard = service.Guard(
-        settings(tmp_path, on_head=True, idle_s=0.01, results_below=[str(results)])
-    )
-    time.sleep(0.02)
-    guard.step()
+    monkeypatch.setattr(idle, "results_are_copied", lambda: copied)
+    guard = service.Guard(settings(tmp_path, on_head=True, idle_s=0.2))
+    time.sleep(0.25)
+    step_of_everything(guard, monkeypatch)
     assert "cannot be asked for tasks" in caplog.text
-    assert "kept until its results are fetched" not in caplog.text
     queues = {}
-    monkeypatch.setattr(guard, "_next", {"spot": 0.0, "idle": 0.0})
-    time.sleep(0.02)
-    guard.step()
+    time.sleep(0.25)
+    step_of_everything(guard, monkeypatch)
     assert said == []
-    assert "kept until its results are fetched" in caplog.text
-    (results / "run" / idle.FETCHED).touch()
-    os.utime(results / "run" / "neurofleet-run.json", (0, 0))
-    monkeypatch.setattr(guard, "_next", {"spot": 0.0, "idle": 0.0})
-    guard.step()
+    assert "No worker is left: this machine stops in" in caplog.text
+    copied = False
+    time.sleep(0.25)
+    step_of_everything(guard, monkeypatch)
     assert said == [("poweroff",)]
+
+
+def test_head_tells_people_of_its_end_once_and_asks_their_runs_to_stop(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    said: list[tuple[str, ...]],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    end = time.time() + 1700
+    monkeypatch.setattr(expiry, "ends_at", lambda _timer: end)
+    guard = service.Guard(settings(tmp_path, on_head=True))
+    run = tmp_path / "home" / "run"
+    run.mkdir(parents=True)
+    (run / "neurofleet-run.json").touch()
+    with Status(run, "a run") as running:
+        running.tell(state="running")
+        told: list[tuple[int, int]] = []
+        # Signal 0 asks whether there is such a process.
+        monkeypatch.setattr(os, "kill", lambda pid, sent: told.append((pid, sent)) if sent else 0)
+        for _ in range(2):
+            step_of_everything(guard, monkeypatch)
+        assert caplog.text.count("This machine stops at") == 1
+        end = time.time() + 200
+        step_of_everything(guard, monkeypatch)
+        assert caplog.text.count("This machine stops at") == 2
+        assert told == []
+        end -= 100
+        for _ in range(2):
+            step_of_everything(guard, monkeypatch)
+        assert told == [(os.getpid(), signal.SIGTERM)]
+        assert f"{run} was asked to stop at a safe point" in caplog.text
+    # One that has ended is not told.
+    end -= 1
+    step_of_everything(guard, monkeypatch)
+    assert len(told) == 1
+    assert said == []
+
+
+def test_machine_that_is_started_after_its_end_has_as_long_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: list[tuple[str, ...]], ends: list[float]
+) -> None:
+    end = expiry.started_at() - 60
+    monkeypatch.setattr(expiry, "ends_at", lambda _timer: end)
+    guard = service.Guard(settings(tmp_path, ttl_s=7200))
+    step_of_everything(guard, monkeypatch)
+    assert ends == [pytest.approx(time.time() + 7200, abs=30)]
+    # One that ends in this moment does not begin anew.
+    end = time.time() - 1
+    step_of_everything(guard, monkeypatch)
+    assert len(ends) == 1
+    assert said == []
+
+
+def test_machine_was_started_in_the_past() -> None:
+    assert 0 < expiry.started_at() < time.time()
 
 
 def test_run_is_listed_with_its_owner_its_size_and_a_mark_that_stays(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """The fleet on AWS, for the role: reads settings as JSON from stdin, prints JSON.
 
     fleet.py lock       take the lock for the playbook that runs this
+    fleet.py start      start the head if it was stopped, without anything else
     fleet.py plan       what would change, what exists, what it costs
     fleet.py gateway    make the internet gateway
     fleet.py launch     make launch templates, launch what is missing
@@ -77,6 +78,11 @@ def do_leave(settings: Settings) -> dict[str, Any]:
     return {"changed": [f"{machine.name} ended" for machine in leaving]}
 
 
+def do_start(settings: Settings) -> dict[str, Any]:
+    """Start the head if it was stopped."""
+    return {"changed": launch.start_head(Account(settings["region"]), settings["fleet"])}
+
+
 def do_wait(settings: Settings) -> dict[str, Any]:
     """Wait until machines let us in."""
     reaching.wait(settings["config"], settings["names"], float(settings["limit_s"]))
@@ -103,6 +109,7 @@ COMMANDS: dict[str, Callable[[Settings], dict[str, Any]]] = {
     "gateway": do_gateway,
     "launch": do_launch,
     "leave": do_leave,
+    "start": do_start,
     "wait": do_wait,
     "list": do_list,
     "destroy": do_destroy,
@@ -126,6 +133,7 @@ def _machines(planned: plan.Plan) -> list[dict[str, Any]]:
             "launched": machine.launched.timestamp(),
             "hourly_usd": entry.price.hourly_usd,
             "price_of": entry.price.of,
+            "disk_hourly_usd": entry.price.disk_hourly_usd,
         }
         for entry in planned.pools
         for machine in entry.stay

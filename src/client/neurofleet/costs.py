@@ -29,6 +29,8 @@ from neurofleet.rundir import RunDirectory
 PATH = Path("/etc/neurofleet/costs.json")
 SCHEMA_VERSION = 1
 HOUR_S = 3600.0
+#: A month of AWS's price list [h].
+MONTH_H = 730.0
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,8 @@ class Machine:
         [USD/h]; ``None`` is unknown.
     price_of : str
         Source and day of the price.
+    disk_hourly_usd : float or None
+        The part of the disk, which a stopped machine goes on to cost [USD/h].
     """
 
     id: str
@@ -58,6 +62,7 @@ class Machine:
     hourly_usd: float | None
     price_of: str
     ended: float | None = None
+    disk_hourly_usd: float | None = None
 
     def hours(self, begin: float, end: float) -> float:
         """Return how long it was there in a span of time [h]."""
@@ -115,6 +120,9 @@ def _machine(entry: Any) -> Machine:
         launched=number(entry, "launched"),
         hourly_usd=None if entry.get("hourly_usd") is None else number(entry, "hourly_usd"),
         ended=None if entry.get("ended") is None else number(entry, "ended"),
+        disk_hourly_usd=(
+            None if entry.get("disk_hourly_usd") is None else number(entry, "disk_hourly_usd")
+        ),
     )
 
 
@@ -167,6 +175,21 @@ def total(parts: Iterable[tuple[float | None, float]]) -> float | None:
             return None
         found += (price or 0.0) * amount
     return found
+
+
+def in_one_line(fleet: str, machines: list[Machine]) -> str:
+    """Return what somebody might forget to end: what runs, since when, what it costs a day."""
+    alive = [machine for machine in machines if machine.ended is None]
+    if not alive:
+        return f"fleet {fleet}: no machine runs"
+    since = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(min(m.launched for m in alive)))
+    hourly = total((machine.hourly_usd, 1.0) for machine in alive)
+    price = "an unknown price" if hourly is None else f"{24 * hourly:.2f} USD a day"
+    line = f"fleet {fleet}: {len(alive)} machines since {since}, {price}"
+    disk = next((m.disk_hourly_usd for m in alive if m.pool == "head"), None)
+    if disk is not None:
+        line += f"; stopped, the head costs {MONTH_H * disk:.2f} USD a month for its disk"
+    return f"{line}. playbooks/destroy.yml ends it all"
 
 
 def per_thousand(machines: list[Machine], run: Path) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from e2e.aws.account import (
 )
 from e2e.processes import awaited
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = pytest.mark.timeout(1200)
 
 PROVISION = "playbooks/provision.yml"
 DESTROY = "playbooks/destroy.yml"
@@ -254,6 +254,31 @@ def test_faults_of_aws_are_retried_or_named_and_the_fleet_is_mended(
     assert [rule["IpRanges"][0]["CidrIp"] for rule in opened] == ["192.0.2.0/24"]
     kept = [rule for rule in groups[0]["IpPermissions"] if rule["FromPort"] != 8888]
     assert sorted(json.dumps(rule) for rule in kept) == right
+
+    # A refill makes again what AWS took back, and neither what ended by itself nor what is idle;
+    # rules of somebody else's address stay.
+    for machine, how in (("spot-1", "take"), ("steady-1", "terminate")):
+        cloud.ask(how, id=after[machine]["InstanceId"])
+    elsewhere = {"IpProtocol": "tcp", "FromPort": 22, "ToPort": 22}
+    elsewhere["IpRanges"] = [{"CidrIp": "198.51.100.7/32"}]
+    mine.api("authorize_security_group_ingress", GroupId=head["GroupId"], IpPermissions=[elsewhere])
+    done = mine.run(PROVISION, aws_machines_refill=True)
+    assert done.code == 0, done.out
+    assert set(mine.instances()) == {"head1", "spot-1"}
+    assert "198.51.100.7/32" in json.dumps(
+        mine.api("describe_security_groups", GroupIds=[head["GroupId"]])["SecurityGroups"]
+    )
+    # Without a head that runs there is nothing to refill.
+    cloud.ask("take", id=mine.instances()["spot-1"]["InstanceId"])
+    mine.api("stop_instances", InstanceIds=[after["head1"]["InstanceId"]])
+    done = mine.run(PROVISION, aws_machines_refill=True)
+    assert done.code == 0, done.out
+    assert changed(done) == {"localhost": 0}
+    assert mine.instances() == {}
+    done = mine.run(PROVISION)
+    assert done.code == 0, done.out
+    after = mine.instances()
+    assert set(after) == {"head1", "steady-1", "spot-1"}
 
     # A second run while the first is at work is refused, before it touches anything.
     cloud.fail({"action": "DescribeVpcs", "hold": True})

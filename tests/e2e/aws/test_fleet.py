@@ -26,7 +26,7 @@ from e2e.processes import awaited
 from e2e.running import MODELS, Evolution, Upstream, course, differences, quick
 
 pytestmark = [
-    pytest.mark.timeout(600),
+    pytest.mark.timeout(1200),
     pytest.mark.skipif(os.geteuid() != 0, reason="booting machines needs root"),
 ]
 
@@ -35,9 +35,11 @@ SITE = "site.yml"
 DESTROY = "playbooks/destroy.yml"
 STEADY = {"name": "steady", "type": "c7i.large", "count": 1}
 SPOT = {"name": "spot", "type": "c7i.large", "count": 1, "spot": True, "public_address": False}
-RUN = "neurofleet-runs/quick"
+RUN, LATER_RUN = "neurofleet-runs/quick", "neurofleet-runs/later"
 #: 72 units of 0.5, 1 and 2 s.
 EVOLUTION = Evolution(quick(pause_s=2.0), offspring=8, generations=3)
+#: 54 of them, on one engine.
+LATER = Evolution(quick(pause_s=2.0), offspring=6, generations=3, seed=7)
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +92,42 @@ def boot_ids(fleet: Fleet) -> dict[str, tuple[str, str]]:
     }
 
 
+def started(fleet: Fleet, evolution: Evolution, run: str) -> subprocess.Popen[str]:
+    """Start an optimisation on the head."""
+    words = shlex.join(optimise(evolution, f"--run-dir={run}"))
+    return subprocess.Popen(
+        ["ssh", "-F", str(fleet.ssh_config), "head", words],
+        env=fleet.env(),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        process_group=0,
+    )
+
+
+def scored(fleet: Fleet, run: str, host: str = "%") -> int:
+    """Return how many units hosts of this name have scored; none before there is a store."""
+    count = (
+        f"import sqlite3; print(sqlite3.connect('file:{run}/scores.sqlite?mode=ro', uri=True)"
+        f".execute('SELECT count(*) FROM score WHERE host LIKE ?', ['{host}']).fetchone()[0])"
+    )
+    said = fleet.ssh("head", f'neurofleet-python -c "{count}"').stdout.strip()
+    return int(said or 0)
+
+
+def head_is_stopped(fleet: Fleet) -> bool:
+    found = fleet.api(
+        "describe_instances",
+        Filters=[
+            {"Name": "tag:neurofleet:fleet", "Values": [fleet.name]},
+            {"Name": "tag:neurofleet:name", "Values": ["head1"]},
+            {"Name": "instance-state-name", "Values": ["stopped"]},
+        ],
+    )
+    return bool(found["Reservations"])
+
+
 def test_site_makes_a_fleet_that_computes(fleet: Fleet) -> None:
     done = fleet.run(SITE)
     assert done.code == 0, done.out[-6000:]
@@ -111,7 +149,9 @@ def test_site_makes_a_fleet_that_computes(fleet: Fleet) -> None:
     shutdown = [
         fleet.api("describe_instance_attribute", InstanceId=i, Attribute=attribute) for i in ids
     ]
-    assert {s["InstanceInitiatedShutdownBehavior"]["Value"] for s in shutdown} == {"terminate"}
+    ends = [s["InstanceInitiatedShutdownBehavior"]["Value"] for s in shutdown]
+    # The head keeps its disk, with everybody's results.
+    assert ends == ["stop" if name == "head1" else "terminate" for name in machines]
     # No account but root asks the metadata service, which has the machine's host key.
     url = "http://169.254.169.254/latest/user-data"
     python = f"python3 -c 'import urllib.request as u; u.urlopen(\"{url}\")'"
@@ -162,27 +202,12 @@ def test_spot_notice_in_the_middle_of_a_generation_changes_no_number(
 ) -> None:
     copy = ["scp", "-q", "-r", "-F", str(fleet.ssh_config)]
     subprocess.run([*copy, MODELS / "quick", "head:"], env=fleet.env(), check=True, timeout=60)
-    words = shlex.join(optimise(EVOLUTION, f"--run-dir={RUN}"))
-    client = subprocess.Popen(
-        ["ssh", "-F", str(fleet.ssh_config), "head", words],
-        env=fleet.env(),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        process_group=0,
-    )
+    client = started(fleet, EVOLUTION, RUN)
     try:
-        count = (
-            f"import sqlite3; print(sqlite3.connect('file:{RUN}/scores.sqlite?mode=ro', uri=True)"
-            ".execute('SELECT count(*), sum(host LIKE ?) FROM score', ['spot%']).fetchone())"
-        )
 
         def some_are_scored() -> bool:
             assert client.poll() is None, client.communicate()[0]
-            said = fleet.ssh("head", f'neurofleet-python -c "{count}"').stdout
-            found = re.match(r"\((\d+), (\d+)\)", said)
-            return bool(found) and int(found[1]) >= 4 and int(found[2]) >= 1
+            return scored(fleet, RUN) >= 4 and scored(fleet, RUN, "spot%") >= 1
 
         awaited(some_are_scored, 240, "units are scored, one of them by the spot machine")
         spot = fleet.instances()["spot-1"]["InstanceId"]
@@ -227,30 +252,75 @@ def test_scale_to_one_lets_the_worker_that_leaves_finish(fleet: Fleet) -> None:
     }  # fmt: skip
 
 
-def test_idle_worker_ends_first_and_the_head_when_results_are_fetched(fleet: Fleet) -> None:
-    fleet.settings["fleet_idle_minutes"] = 0.2
+def test_head_at_its_end_stops_and_the_same_command_goes_on_when_it_is_started(
+    fleet: Fleet, upstream: Upstream, tmp_path: Path
+) -> None:
+    head = fleet.instances()["head1"]["InstanceId"]
+    client = started(fleet, LATER, LATER_RUN)
+    try:
+
+        def some_are_scored() -> bool:
+            assert client.poll() is None, client.communicate()[0]
+            return scored(fleet, LATER_RUN) >= 4
+
+        awaited(some_are_scored, 240, "units are scored")
+        wish = json.dumps({"until": time.time() + 25})
+        folder = "/var/lib/neurofleet/work/guard"
+        fleet.ssh("head", f"echo '{wish}' | sudo -u neurofleet tee {folder}/wish.json")
+        out, _ = client.communicate(timeout=60)
+    finally:
+        kill(client)
+    # The guard has asked the run to stop before the machine does.
+    assert "stopped at a safe point" in out, out
+    awaited(lambda: head_is_stopped(fleet), 180, "the head has stopped")
+
+    done = fleet.run(SITE)
+    assert done.code == 0, done.out[-6000:]
+    assert fleet.instances()["head1"]["InstanceId"] == head
+    journal = fleet.ssh("head", "sudo journalctl -u neurofleet-guard -o cat").stdout
+    assert "This machine stops at" in journal
+    assert f"/home/admin/{LATER_RUN} was asked to stop at a safe point" in journal
+    timer = "systemctl show --property=TimersCalendar --value neurofleet-expiry.timer"
+    told = re.search(r"OnCalendar=(\S+ \S+) UTC", fleet.ssh("head", timer).stdout)
+    assert told
+    end = datetime.strptime(told[1], "%Y-%m-%d %H:%M:%S").replace(tzinfo=UTC).timestamp()
+    assert time.time() + 3600 < end < time.time() + 2 * 3600
+
+    before = scored(fleet, LATER_RUN)
+    assert before >= 4
+    client = started(fleet, LATER, LATER_RUN)
+    try:
+        out, _ = client.communicate(timeout=400)
+    finally:
+        kill(client)
+    assert client.returncode == 0, out
+    counts = re.search(r"(\d+) simulated, (\d+) from the store", out)
+    assert counts
+    assert int(counts[1]) + before == scored(fleet, LATER_RUN), out
+    copy = ["scp", "-q", "-F", str(fleet.ssh_config)]
+    brought = tmp_path / "checkpoint.pkl"
+    subprocess.run(
+        [*copy, f"head:{LATER_RUN}/checkpoint.pkl", brought], env=fleet.env(), check=True
+    )
+    assert differences(course(brought), upstream.course(LATER)) == []
+
+
+def test_idle_worker_ends_first_and_then_the_head_stops(fleet: Fleet) -> None:
+    fleet.settings["fleet_idle_minutes"] = 1
     done = fleet.run("playbooks/configure.yml", "--tags", "guards")
     assert done.code == 0, done.out[-6000:]
     awaited(lambda: "steady-1" not in fleet.instances(), 180, "the idle worker has ended")
-    told = "kept until its results are fetched"
-
-    def kept() -> bool:
-        return told in fleet.ssh("head", "sudo journalctl -u neurofleet-guard -o cat").stdout
-
-    awaited(kept, 180, "the head keeps results")
-    assert set(fleet.instances()) == {"head1"}
-    done = fleet.run("playbooks/fetch.yml")
-    assert done.code == 0, done.out[-6000:]
-    here = fleet.home / "results" / "circle" / "home/admin" / RUN
-    assert (here / "report.html").stat().st_size > 10_000
-    assert (here / "checkpoint.pkl").exists()
-    awaited(lambda: not fleet.instances(), 180, "the head has ended")
+    awaited(lambda: head_is_stopped(fleet), 240, "the head has stopped")
 
 
-def test_destroy_leaves_nothing(fleet: Fleet) -> None:
+def test_destroy_fetches_results_of_a_stopped_head_and_leaves_nothing(fleet: Fleet) -> None:
     assert fleet.resources() != []
     done = fleet.run(DESTROY, confirm="circle")
     assert done.code == 0, done.out[-6000:]
+    for run in (RUN, LATER_RUN):
+        here = fleet.home / "results" / "circle" / "home/admin" / run
+        assert (here / "report.html").stat().st_size > 10_000
+        assert (here / "checkpoint.pkl").exists()
     assert "nothing of the fleet circle is left" in done.out
     assert fleet.resources() == []
     for operation, key in (

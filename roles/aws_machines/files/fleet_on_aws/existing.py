@@ -38,6 +38,32 @@ class Machine:
         return int(tail) if tail.isdigit() else 0
 
 
+#: What AWS says of a spot machine that it has taken back.
+TAKEN_BACK = ("Server.SpotInstanceTermination", "Server.SpotInstanceShutdown")
+
+
+def taken_back(account: Account, fleet: str) -> set[str]:
+    """Return the names of spot machines that AWS has taken back, which it tells for an hour.
+
+    Machines that powered themselves off, because they were idle or their time was over, are not
+    among them.
+    """
+    reservations = account.every(
+        "describe_instances",
+        "Reservations",
+        Filters=[
+            {"Name": f"tag:{FLEET}", "Values": [fleet]},
+            {"Name": "instance-state-name", "Values": ["shutting-down", "terminated"]},
+        ],
+    )
+    return {
+        tags_of(item).get(NAME, "")
+        for entry in reservations
+        for item in entry["Instances"]
+        if item.get("StateReason", {}).get("Code") in TAKEN_BACK
+    }
+
+
 def machines(account: Account, fleet: str) -> list[Machine]:
     """Return the fleet's instances that are not ended or ending, in the order of their names.
 

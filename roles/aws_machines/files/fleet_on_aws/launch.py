@@ -115,8 +115,9 @@ def _template(plan: Plan, planned: Planned, subnet: str, group: str) -> dict[str
         "ImageId": plan.image["id"],
         "InstanceType": pool.type,
         "KeyName": plan.wanted.fleet,
-        # Whoever powers a machine off ends what it costs: no right on the machine is needed.
-        "InstanceInitiatedShutdownBehavior": "terminate",
+        # Whoever powers a worker off ends what it costs: no right on the machine is needed. The
+        # head keeps its disk, with everybody's results, and can be started again.
+        "InstanceInitiatedShutdownBehavior": "stop" if pool.name == HEAD else "terminate",
         "MetadataOptions": {
             "HttpTokens": "required",
             "HttpEndpoint": "enabled",
@@ -155,7 +156,7 @@ def _template(plan: Plan, planned: Planned, subnet: str, group: str) -> dict[str
 
 
 def machines(account: Account, plan: Plan, names: Mapping[str, str]) -> tuple[list[str], list[str]]:
-    """Launch what is missing, and start what was stopped by hand.
+    """Launch what is missing, and start what was stopped.
 
     Returns
     -------
@@ -168,9 +169,7 @@ def machines(account: Account, plan: Plan, names: Mapping[str, str]) -> tuple[li
         for machine in planned.stay
         if machine.state in ("stopping", "stopped")
     ]
-    if stopped:
-        with one_line("starting stopped machines"):
-            account.ec2.start_instances(InstanceIds=[machine.id for machine in stopped])
+    start(account, stopped)
     wanted = [(planned, name) for planned in plan.pools for name in planned.launch]
     changed = [f"{machine.name} started" for machine in stopped]
     short: list[str] = []
@@ -187,19 +186,43 @@ def machines(account: Account, plan: Plan, names: Mapping[str, str]) -> tuple[li
                 short += lacking
             except AwsError as error:
                 failures.append(error)
-    _wait_until_seen(account, plan, [line.split()[0] for line in changed])
+    _wait_until_seen(account, plan.wanted.fleet, [line.split()[0] for line in changed])
     if failures:
         more = f" ({len(failures)} machines)" if len(failures) > 1 else ""
         raise AwsError(f"{failures[0]}{more}")
     return changed, short
 
 
-def _wait_until_seen(account: Account, plan: Plan, names: list[str]) -> None:
+def start(account: Account, stopped: list[existing.Machine]) -> None:
+    """Start machines that were stopped, once those that are just stopping are."""
+    if not stopped:
+        return
+    ids = [machine.id for machine in stopped]
+    with one_line("starting stopped machines"):
+        account.ec2.get_waiter("instance_stopped").wait(
+            InstanceIds=ids, WaiterConfig={"Delay": 3, "MaxAttempts": 200}
+        )
+        account.ec2.start_instances(InstanceIds=ids)
+
+
+def start_head(account: Account, fleet: str) -> list[str]:
+    """Start the head if it was stopped; return a line if it was."""
+    stopped = [
+        machine
+        for machine in existing.machines(account, fleet)
+        if machine.pool == HEAD and machine.state in ("stopping", "stopped")
+    ]
+    start(account, stopped)
+    _wait_until_seen(account, fleet, [machine.name for machine in stopped])
+    return [f"{machine.name} started" for machine in stopped]
+
+
+def _wait_until_seen(account: Account, fleet: str, names: list[str]) -> None:
     """Wait until AWS lists new machines as running, which also gives them their addresses."""
     until = time.monotonic() + SEEN_WITHIN_S
     waiting = set(names)
     while waiting and time.monotonic() < until:
-        there = existing.machines(account, plan.wanted.fleet)
+        there = existing.machines(account, fleet)
         waiting = {name for name in waiting if (name, "running") not in _states(there)}
         if waiting:
             time.sleep(LOOK_EVERY_S)
@@ -238,7 +261,7 @@ def _launch(
                 MinCount=1,
                 MaxCount=1,
                 ClientToken=token,
-                UserData=user_data(name, private, public, expires),
+                UserData=user_data(name, private, public, expires, plan.wanted.ttl_hours),
                 TagSpecifications=[
                     {"ResourceType": kind, "Tags": tag_list(tags)} for kind in kinds
                 ],
@@ -294,16 +317,16 @@ Description=neurofleet: when this machine ends
 
 [Timer]
 OnCalendar={when}
+# A machine that was stopped over its end and is started again has as long again.
+OnActiveSec={hours:g}h
 AccuracySec=1s
-# A machine that was stopped over its end ends when it is started.
-Persistent=true
 
 [Install]
 WantedBy=timers.target
 """
 
 
-def user_data(name: str, private: str, public: str, expires: str) -> str:
+def user_data(name: str, private: str, public: str, expires: str, hours: float) -> str:
     """Return what cloud-init does at the first boot: name, host key, expiry.
 
     JSON is YAML, and needs no care with indentation.
@@ -318,7 +341,7 @@ def user_data(name: str, private: str, public: str, expires: str) -> str:
             {"path": f"{units}.service", "content": EXPIRY_UNIT, "permissions": "0644"},
             {
                 "path": f"{units}.timer",
-                "content": EXPIRY_TIMER.format(when=when),
+                "content": EXPIRY_TIMER.format(when=when, hours=hours),
                 "permissions": "0644",
             },
         ],

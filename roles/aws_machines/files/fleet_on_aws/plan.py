@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -13,7 +14,7 @@ from . import existing
 from .account import Account
 from .errors import AwsError, code_of, one_line
 from .existing import Machine
-from .prices import Price, Prices, usd
+from .prices import MONTH_H, Price, Prices, usd
 from .wanted import EXPIRES, HEAD, OWNER, Pool, Wanted
 
 
@@ -86,6 +87,7 @@ def make(account: Account, wanted: Wanted) -> Plan:
     found = existing.machines(account, wanted.fleet)
     zones = _zones(account, wanted)
     prices = Prices(account)
+    lost = _to_refill(account, wanted, found)
     planned = []
     for pool in wanted.pools:
         mine = [machine for machine in found if machine.pool == pool.name]
@@ -93,7 +95,13 @@ def make(account: Account, wanted: Wanted) -> Plan:
         taken = {machine.name for machine in mine}
         free = (pool.machine(number) for number in range(1, 100_000))
         missing = max(0, pool.count - len(stay))
-        names = itertools.islice((name for name in free if name not in taken), missing)
+        candidates: Iterable[str] = (name for name in free if name not in taken)
+        if wanted.refill:
+            leave, candidates = (
+                [],
+                sorted(name for name in lost - taken if name.rpartition("-")[0] == pool.name),
+            )
+        names = itertools.islice(candidates, missing)
         price = prices.of(pool, zones[pool.name])
         planned.append(
             Planned(pool, zones[pool.name], tuple(stay), tuple(leave), tuple(names), price)
@@ -106,8 +114,14 @@ def make(account: Account, wanted: Wanted) -> Plan:
         network=network,
         image=image,
         pools=tuple(planned),
-        gone=tuple(machine for machine in found if machine.pool not in ours),
+        gone=tuple(machine for machine in found if machine.pool not in ours and not wanted.refill),
     )
+
+
+def _to_refill(account: Account, wanted: Wanted, found: list[Machine]) -> set[str]:
+    """Return the names of machines that a refill may make again: none without a head that runs."""
+    lives = any(machine.pool == HEAD and machine.state == "running" for machine in found)
+    return existing.taken_back(account, wanted.fleet) if wanted.refill and lives else set()
 
 
 def subnets(plan: Plan) -> dict[str, str]:
@@ -257,4 +271,9 @@ def lines(plan: Plan) -> list[str]:
             )
     ceiling = "" if wanted.max_hourly_usd is None else f"; ceiling {wanted.max_hourly_usd:g} USD/h"
     told.append(f"cost of the fleet: {usd(plan.hourly_usd)}{ceiling}; without traffic and tax")
+    told += [
+        f"stopped, the head goes on to cost its disk: {kept * MONTH_H:.2f} USD a month"
+        for planned in plan.pools
+        if planned.pool.name == HEAD and (kept := planned.price.disk_hourly_usd) is not None
+    ]
     return told

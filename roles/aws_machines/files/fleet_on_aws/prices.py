@@ -31,10 +31,13 @@ class Price:
         [USD/h]; ``None`` is unknown.
     of : str
         Day of the price, and where it is from.
+    disk_hourly_usd : float or None
+        The part of its disk, which a stopped machine goes on to cost [USD/h].
     """
 
     hourly_usd: float | None
     of: str
+    disk_hourly_usd: float | None = None
 
 
 class Prices:
@@ -49,18 +52,15 @@ class Prices:
         """Return what a machine of the pool costs with its disk and its public address."""
         disk = self._listed("AmazonEC2", productFamily="Storage", volumeApiName="gp3")
         address = self._listed("AmazonVPC", group="VPCPublicIPv4Address", usagetype="InUseAddress")
-        parts = [
-            self._machine(pool, zone),
-            None if disk is None else disk * pool.disk_gb / MONTH_H,
-            address if pool.public_address else 0.0,
-        ]
+        kept = None if disk is None else disk * pool.disk_gb / MONTH_H
+        parts = [self._machine(pool, zone), kept, address if pool.public_address else 0.0]
         source = "spot price" if pool.spot else "price list"
         day = datetime.now(UTC).date().isoformat()
         if pool.spot and (seen := self._spot.get((pool.type, zone))):
             day = seen[1]
         if any(part is None for part in parts):
-            return Price(None, f"unknown on {day}")
-        return Price(sum(part for part in parts if part is not None), f"{source} of {day}")
+            return Price(None, f"unknown on {day}", kept)
+        return Price(sum(part for part in parts if part is not None), f"{source} of {day}", kept)
 
     def _machine(self, pool: Pool, zone: str) -> float | None:
         if not pool.spot:

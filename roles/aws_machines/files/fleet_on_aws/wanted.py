@@ -75,6 +75,7 @@ class Wanted:
     owner: str
     ttl_hours: float
     max_hourly_usd: float | None
+    refill: bool = False  # only what AWS has taken back of spot pools, beside a head that runs
 
     @property
     def workers(self) -> int:
@@ -138,6 +139,7 @@ def read(settings: Mapping[str, Any]) -> Wanted:
         owner=str(settings["owner"] or ""),
         ttl_hours=ttl_hours,
         max_hourly_usd=most,
+        refill=_true(settings.get("refill", False)),
     )
     _check_key(wanted.key_file)
     return wanted
@@ -158,6 +160,11 @@ def _pool(entry: Mapping[str, Any], where: str) -> Pool:
         raise AwsError(f"a pool is called {name!r}. Use 1 to 20 small letters and digits.")
     if name == HEAD and where != "aws_machines_head":
         raise AwsError("a pool is called 'head', which is the head's name. Call it otherwise.")
+    if name == HEAD and _true(entry.get("spot", False)):
+        raise AwsError(
+            "aws_machines_head is spot: AWS would take it back with everybody's results. Use spot"
+            " for pools of workers."
+        )
     zone = str(entry.get("zone") or "")
     if not re.fullmatch(r"[a-z]?", zone):
         raise AwsError(f"{where} has the zone {zone!r}. Give the zone's letter only: a, b, c ...")

@@ -26,7 +26,8 @@ from neurofleet.cli.common import examples
     help="Run whose evaluations are counted. [default: the newest one here]",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
-def cost(run_dir: Path | None, as_json: bool) -> None:
+@click.option("--brief", is_flag=True, help="Print what runs and what it costs in one line.")
+def cost(run_dir: Path | None, as_json: bool, brief: bool) -> None:
     """Say what this fleet on AWS has cost and costs, by pool, and per thousand evaluations.
 
     Without traffic and tax, by the prices of the day on which each machine was made.
@@ -34,6 +35,9 @@ def cost(run_dir: Path | None, as_json: bool) -> None:
     from neurofleet import costs
 
     fleet, machines = costs.read()
+    if brief:
+        click.echo(costs.in_one_line(fleet, machines))
+        return
     now = time.time()
     pools = costs.by_pool(machines, now)
     run = run_dir or costs.newest_run(Path())
@@ -54,6 +58,7 @@ def cost(run_dir: Path | None, as_json: bool) -> None:
         click.echo(f"{pool.pool:<12} {pool.machines:>8} {row[0]:>9} {row[1]:>11}  {pool.price_of}")
     row = (_usd(total["hourly_usd"], 4), _usd(total["so_far_usd"], 2))
     click.echo(f"{'all':<12} {len(alive):>8} {row[0]:>9} {row[1]:>11}")
+    click.echo(costs.in_one_line(fleet, machines))
     if evaluations:
         click.echo(
             f"{evaluations['run']}: {evaluations['evaluations']} individuals evaluated in"

@@ -1,7 +1,7 @@
 """What keeps a fleet from costing money that nobody wants to spend; runs on its machines.
 
-None of it has rights at AWS: a machine that powers itself off is ended by AWS, because it
-was launched so.
+None of it has rights at AWS: a worker that powers itself off is ended by AWS, and a head is
+stopped, because they were launched so.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ class Settings:
     on_head : bool
     idle_s : float
         Time without a task after which the machine powers itself off [s]; 0 is never.
+    ttl_s : float
+        How long the machine is there after each start [s]; 0 is for ever.
     connection_file : Path
         Of the engines, with which the hub is asked.
     metadata_url : str
@@ -39,11 +41,12 @@ class Settings:
     wishes : Path
         Directory where a new end is asked for; the fleet's account and its members write it.
     results_below : tuple of Path
-        On the head: where run directories are looked for.
+        On the head: where runs are looked for that are asked to stop before it ends.
     """
 
     on_head: bool
     idle_s: float
+    ttl_s: float
     connection_file: Path
     metadata_url: str
     timer: str
@@ -73,6 +76,7 @@ def _settings(content: Mapping[str, Any]) -> Settings:
     return Settings(
         on_head=flag(content, "on_head"),
         idle_s=number(content, "idle_s"),
+        ttl_s=number(content, "ttl_s"),
         connection_file=Path(text(content, "connection_file")),
         metadata_url=words(content, "metadata_url").rstrip("/"),
         timer=text(content, "timer"),

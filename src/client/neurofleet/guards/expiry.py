@@ -19,6 +19,7 @@ from neurofleet import guards
 from neurofleet.atomic import write_whole
 from neurofleet.errors import FleetError, UsageError, WorkloadFailed, first_line
 from neurofleet.files import as_object, json_value, number
+from neurofleet.processes import start_of
 
 #: Name of a wish in the directory of wishes.
 WISH = "wish.json"
@@ -145,7 +146,9 @@ def put_off(timer: str, until: float) -> None:
     when = datetime.fromtimestamp(until, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
     try:
         drop_in.parent.mkdir(mode=0o755, exist_ok=True)
-        write_whole(drop_in, f"[Timer]\nOnCalendar=\nOnCalendar={when}\n".encode())
+        # After the next start it has as long again; the empty line forgets the unit's own ends.
+        lasts = f"OnActiveSec={max(1.0, until - time.time()):.0f}s"
+        write_whole(drop_in, f"[Timer]\nOnCalendar=\nOnCalendar={when}\n{lasts}\n".encode())
         drop_in.chmod(0o644)
     except OSError as error:
         raise WorkloadFailed(
@@ -155,6 +158,18 @@ def put_off(timer: str, until: float) -> None:
         ) from error
     systemctl("daemon-reload")
     systemctl("restart", timer)
+
+
+def started_at() -> float:
+    """Return when this machine was started, in seconds since 1970 [s].
+
+    A booted container has its host's uptime, so it is the first process that is asked.
+    """
+    ticks = start_of(1)
+    if ticks is None:
+        return 0.0
+    since = ticks / os.sysconf("SC_CLK_TCK")
+    return time.time() - time.clock_gettime(time.CLOCK_BOOTTIME) + since
 
 
 def ends_at(timer: str) -> float:

@@ -1,9 +1,9 @@
-"""Whether this machine has anything to do, and whether it still has results.
+"""Whether this machine has anything to do, and which runs on it have not been fetched.
 
 A worker has something to do while one of its engines has a task, or has finished one since it
-was last asked. The head has while an engine is registered, and is needed while a run directory
-on it has changed since it was fetched. While the hub cannot be asked nothing is known, and no
-machine counts as idle: what bounds its costs then is its end.
+was last asked. The head has while an engine is registered or results are copied. While the hub
+cannot be asked nothing is known, and no machine counts as idle: what bounds its costs then is its
+end.
 
     python -m neurofleet.guards.idle DIRECTORY...     lists those for who fetches them, as JSON
 """
@@ -17,6 +17,8 @@ import sys
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
+
+import psutil
 
 from neurofleet.files import count, read_object
 from neurofleet.hub import HubAddress, queues
@@ -59,6 +61,10 @@ class Idleness:
         self._finished: dict[int, int] = {}
         self.answered = True
 
+    def begin_anew(self, now: float) -> None:
+        """Count from now on: somebody needs this machine."""
+        self._since = now
+
     def seconds(self, now: float) -> float:
         """Ask the hub, and return for how long there has been nothing to do [s]."""
         if self._is_busy():
@@ -92,6 +98,11 @@ def asker(connection_file: Path) -> Callable[[], Mapping[int, tuple[int, int]] |
     return ask
 
 
+def results_are_copied() -> bool:
+    """Tell whether somebody copies files to or from this machine (playbooks/fetch.yml)."""
+    return any(process.info["name"] == "rsync" for process in psutil.process_iter(["name"]))
+
+
 def engines_here(run: Path = Path("/run")) -> set[int]:
     """Return the numbers that the hub has given to this machine's engines."""
     found = set()
@@ -103,10 +114,15 @@ def engines_here(run: Path = Path("/run")) -> set[int]:
     return found
 
 
-def not_fetched(
-    folders: Iterable[Path], unreadable: Callable[[Path, str], None] = lambda _folder, _why: None
+def not_fetched(folders: Iterable[Path]) -> Iterator[Path]:
+    """Yield run directories that have changed since they were fetched."""
+    return filter(_changed, run_directories(folders, lambda _folder, _why: None))
+
+
+def run_directories(
+    folders: Iterable[Path], unreadable: Callable[[Path, str], None]
 ) -> Iterator[Path]:
-    """Yield run directories that have changed since they were fetched.
+    """Yield run directories.
 
     Parameters
     ----------
@@ -124,8 +140,7 @@ def not_fetched(
         for folder, below, files in os.walk(top, onerror=tell):
             if RUN_MARKER in files:
                 below.clear()
-                if _changed(Path(folder)):
-                    yield Path(folder)
+                yield Path(folder)
             elif len(Path(folder).relative_to(top).parts) >= DEPTH:
                 below.clear()
             else:

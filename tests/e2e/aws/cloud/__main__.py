@@ -29,6 +29,7 @@ from instances import Instances  # noqa: E402
 from metadata import ADDRESS, Metadata  # noqa: E402
 from moto.core import DEFAULT_ACCOUNT_ID  # noqa: E402
 from moto.ec2.models import ec2_backends  # noqa: E402
+from moto.ec2.models.instances import StateReason  # noqa: E402
 from werkzeug.serving import make_server  # noqa: E402
 
 
@@ -52,6 +53,12 @@ def main() -> None:
             return {}
         if path == "trouble":
             return instances.trouble if instances else []
+        if path == "take":  # a spot machine, as AWS does
+            backend.terminate_instances([data["id"]])
+            backend.get_instance(data["id"]).state_reason = StateReason(
+                "Server.SpotInstanceTermination: taken back", "Server.SpotInstanceTermination"
+            )
+            return {}
         if path == "terminate":
             backend.terminate_instances([data["id"]])
             return {}
