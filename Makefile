@@ -12,7 +12,7 @@ demo: ## optimise L5PC on this machine's cores: 4 individuals, 2 generations, se
 	scripts/environment $(VENV) fleet
 	$(BIN)/opt_l5pc --start --ipyparallel --offspring-size 4 --max-ngen 2 --seed 42
 
-fleet: ## boot a head and two workers on this computer, as root, and optimise L5PC; OFFSPRING=2 is quicker
+fleet: ## boot a head and two workers on this computer, as root, and optimise L5PC; OFFSPRING=1 is quicker
 	scripts/fleet
 
 fleet-down: ## end and remove them

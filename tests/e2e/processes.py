@@ -94,6 +94,17 @@ def end(processes: Iterable[psutil.Process]) -> None:
     psutil.wait_procs(ended, timeout=10)
 
 
+def end_with_children(pid: int) -> None:
+    """Kill a process and everything that it started, as a power failure would.
+
+    Its children may have process groups of their own, as those of Ansible have.
+    """
+    with contextlib.suppress(psutil.NoSuchProcess):
+        main = psutil.Process(pid)
+        main.suspend()  # so that it starts nothing more
+        end([*main.children(recursive=True), main])
+
+
 def _runs(process: psutil.Process, module: str) -> bool:
     """Tell whether a process is this Python module, rather than a tether around it."""
     line = command(process)

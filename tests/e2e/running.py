@@ -209,7 +209,7 @@ class PageRun(NamedTuple):
     @property
     def directory(self) -> Path:
         """The run directory."""
-        return self.bench.directory("neurofleet-runs") / "l5pc-seed42-offspring2"
+        return self.bench.directory("neurofleet-runs") / "l5pc-seed42-offspring1"
 
     @property
     def checkpoint(self) -> Path:

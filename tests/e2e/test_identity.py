@@ -42,7 +42,7 @@ def upstreams_course(example: Path, options: tuple[str, ...], where: Path) -> di
 def test_l5pc_on_two_engines_gives_upstreams_bits(
     upstream_example: Path, page_run: PageRun, tmp_path: Path
 ) -> None:
-    options = ("--seed=42", "--offspring_size=2", "--max_ngen=2")
+    options = ("--seed=42", "--offspring_size=1", "--max_ngen=2")
     expected = upstreams_course(upstream_example, options, tmp_path / "upstream")
     assert expected["generation"] == 2
     assert differences(course(page_run.checkpoint), expected) == []

@@ -34,14 +34,14 @@ def test_command_of_bluepyopts_page_on_a_running_ipcluster_prints_its_lines(
     assert "DEBUG:root:Doing start or continue\n" in done.out
     assert len(re.findall(r"^DEBUG:root:Generation took 0:0\d:\d\d", done.out, re.M)) == 2
     table = re.search(
-        r"^INFO:__main__:gen\s+nevals\s+avg.*\n1\s+2\s+4858.02.*\n2\s+2", done.out, re.M
+        r"^INFO:__main__:gen\s+nevals\s+avg.*\n1\s+1\s+4980.91.*\n2\s+1", done.out, re.M
     )
     assert table, done.out
     assert about(run)["engines"] == {"backend": "profile", "count": 2}
     assert (run / "report.html").stat().st_size > 100_000
-    again = opt_l5pc(bench, "--checkpoint", "check.pkl", "--offspring_size=2", "--continu")
+    again = opt_l5pc(bench, "--checkpoint", "check.pkl", "--offspring_size=1", "--continu")
     assert again.code == 0, again.err
-    assert again.counts == (0, 16, 0)
+    assert again.counts == (0, 8, 0)
 
 
 def test_figures_and_compile_without_a_display_are_made(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import signal
 import subprocess
 import time
 import urllib.request
@@ -19,7 +18,7 @@ import psutil
 import pytest
 
 from e2e.processes import command as command_of
-from e2e.processes import end
+from e2e.processes import end, end_with_children
 from e2e.running import Finished
 
 ROOT = Path(__file__).parents[3]
@@ -223,7 +222,7 @@ class Fleet:
 def kill(process: subprocess.Popen[str]) -> None:
     """End a playbook with everything that it started."""
     if process.poll() is None:
-        os.killpg(process.pid, signal.SIGKILL)
+        end_with_children(process.pid)
     process.wait()
     if process.stdout is not None:
         process.stdout.close()

@@ -23,7 +23,7 @@ USER, HOME = "user", "/home/user"
 #: Where each worker's engines write down what they simulate; engines may write there.
 COUNTED = "/var/lib/neurofleet/work/simulated"
 #: BluePyOpt's L5PC, with its settings by default.
-L5PC = ("opt_l5pc", "--start", "--ipyparallel", "--seed=42", "--offspring-size=2", "--max-ngen=2")
+L5PC = ("opt_l5pc", "--start", "--ipyparallel", "--seed=42", "--offspring-size=1", "--max-ngen=2")
 #: The client may take so long to begin, engines to be there, a unit to be scored [s].
 LIMIT_S = 180.0
 

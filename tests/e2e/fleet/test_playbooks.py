@@ -247,7 +247,7 @@ def test_removed_worker_leaves_no_trace_and_an_added_one_works(
     assert not (booted.MACHINES / "machines" / "worker2").exists()
 
     # As the user would add it: a line, and the same command.
-    again = booted.make("fleet", log, "OFFSPRING=2")
+    again = booted.make("fleet", log, "OFFSPRING=1")
     assert again.code == 0, again.out + again.err
     assert fleet.engines() == dict.fromkeys(WORKERS, 1)
     # The same run was there: resumed for nothing.

@@ -46,9 +46,14 @@ def gateway(account: Account, plan: Plan, vpc: str) -> list[str]:
             )["InternetGateway"]
             attached = []
         if not attached:
-            account.ec2.attach_internet_gateway(
-                InternetGatewayId=made["InternetGatewayId"], VpcId=vpc
-            )
+            try:
+                account.ec2.attach_internet_gateway(
+                    InternetGatewayId=made["InternetGatewayId"], VpcId=vpc
+                )
+            except botocore.exceptions.ClientError as error:
+                # What a run that was killed had begun has come to its end meanwhile.
+                if code_of(error) != "Resource.AlreadyAssociated":
+                    raise
     return [] if attached else ["internet gateway"]
 
 
