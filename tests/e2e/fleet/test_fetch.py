@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -41,7 +42,8 @@ def fetch(here: Path, log: Path) -> Finished:
 
 
 def options(here: Path) -> list[str]:
-    return ["-e", f"results_dir={here}", "-e", f"results_below={[HOME + '/fetched']}"]
+    settings = {"results_dir": str(here), "results_below": [f"{HOME}/fetched"]}
+    return ["-e", json.dumps(settings)]
 
 
 def test_runs_are_fetched_with_their_paths_and_links_lead_nowhere(
