@@ -71,12 +71,14 @@ def fleet(tmp_path_factory: pytest.TempPathFactory, calls: dict[str, set[str]]) 
 
 @pytest.fixture(autouse=True)
 def _what_was_said(request: pytest.FixtureRequest, fleet: Fleet) -> Iterator[None]:
-    """Show the end of the playbooks' output when a step fails."""
+    """Show the end of the playbooks' and the machines' output when a step fails."""
+    failed = request.session.testsfailed
     yield
-    report = getattr(request.node, "report", None)
-    if report is not None and report.failed:
+    if request.session.testsfailed > failed:
         log = fleet.home / "playbooks.log"
         print(log.read_text()[-6000:] if log.exists() else "")
+        for name, machine in fleet.instances().items():
+            print(f"--- {name}", fleet.cloud.ask("console", id=machine["InstanceId"]))
 
 
 def boot_ids(fleet: Fleet) -> dict[str, tuple[str, str]]:
