@@ -81,7 +81,7 @@ def test_firewall_stays_when_the_machines_own_rules_are_loaded(fleet: Fleet) -> 
     try:
         for verb in ("start", "reload", "restart"):
             fleet.done(HEAD, f"systemctl {verb} nftables.service")
-            assert "policy drop" in rules(fleet), verb
+            awaited(lambda: "policy drop" in rules(fleet), 20, f"ours are there after {verb}")
     finally:
         fleet.done(HEAD, "systemctl stop nftables && systemctl start neurofleet-firewall")
     assert "policy drop" in rules(fleet)
