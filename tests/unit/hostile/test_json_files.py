@@ -52,6 +52,7 @@ GUARDS: dict[str, Any] = {
     "schema_version": 1,
     "on_head": True,
     "idle_s": 900.0,
+    "ttl_s": 28800,
     "connection_file": "/nowhere/engine.json",
     "metadata_url": "",
     "timer": "neurofleet-expiry.timer",
