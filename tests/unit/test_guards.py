@@ -463,17 +463,21 @@ def test_idle_head_tells_people_and_then_powers_off_unless_results_are_copied(
     copied = True
     monkeypatch.setattr(idle, "asker", lambda _file: lambda: queues)
     monkeypatch.setattr(idle, "results_are_copied", lambda: copied)
-    guard = service.Guard(settings(tmp_path, on_head=True, idle_s=0.2))
-    time.sleep(0.25)
+    guard = service.Guard(settings(tmp_path, on_head=True, idle_s=1.0))
+    time.sleep(1.1)
     step_of_everything(guard, monkeypatch)
     assert "cannot be asked for tasks" in caplog.text
     queues = {}
-    time.sleep(0.25)
+    time.sleep(1.1)
+    step_of_everything(guard, monkeypatch)
+    assert said == []
+    assert "No worker is left" not in caplog.text
+    copied = False
+    time.sleep(0.1)
     step_of_everything(guard, monkeypatch)
     assert said == []
     assert "No worker is left: this machine stops in" in caplog.text
-    copied = False
-    time.sleep(0.25)
+    time.sleep(1.1)
     step_of_everything(guard, monkeypatch)
     assert said == [("poweroff",)]
 

@@ -200,16 +200,17 @@ def known_tasks(connection_file: str, timeout_s: float) -> set[str]:
 def queues(
     address: HubAddress, timeout_s: float = ANSWER_TIMEOUT_S
 ) -> Mapping[int, tuple[int, int]] | None:
-    """Return every engine's unfinished and finished tasks, ``None`` if the hub does not answer."""
+    """Return every engine's unfinished and finished tasks, ``None`` if the hub does not say."""
     import zmq
 
     with _connection(address) as (socket, session):
-        session.send(socket, "queue_request", content={"targets": "all", "verbose": False})
+        session.send(socket, "queue_request", content={"targets": None, "verbose": False})
         if not socket.poll(int(timeout_s * 1000), zmq.POLLIN):
             return None
         _, reply = session.recv(socket)
-    # Without any engine the hub answers with an error.
     content = (reply or {}).get("content", {})
+    if content.get("status") != "ok":
+        return None
     return {
         int(number): (queue["queue"] + queue["tasks"], queue["completed"])
         for number, queue in content.items()

@@ -160,8 +160,7 @@ class Guard:
         systemctl("poweroff")
 
     def _tell_of_idleness(self, left_s: float) -> None:
-        last = min(TOLD_BEFORE_S)
-        if left_s > last:
+        if left_s > min(TOLD_BEFORE_S) or left_s >= self._settings.idle_s:
             self._is_told_idle = False
         elif left_s > 0 and not self._is_told_idle:
             self._is_told_idle = True
