@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[2]
 SMALLER = {
     "range(50)": "range(6)",
     "run loo-forest": "run loo-forest --held-out 6",
-    "--offspring_size=50 --max_ngen=2": "--offspring_size=1 --max_ngen=1 --no-report",
+    "--offspring_size=50 --max_ngen=2": "--offspring_size=1 --max_ngen=2 --no-report",
 }
 #: What each block prints, by a line of the block.
 PRINTS = {
