@@ -60,9 +60,13 @@ def make(target: str, log: Path, *settings: str) -> Finished:
 
 def playbook(name: str, log: Path, *options: str, inventory: Path = INVENTORY) -> Finished:
     """Run a playbook of the repository to its end."""
+    return start_playbook(name, log, *options, inventory=inventory).ended(INSTALL_LIMIT_S)
+
+
+def start_playbook(name: str, log: Path, *options: str, inventory: Path = INVENTORY) -> Client:
+    """Start a playbook of the repository."""
     program = str(ROOT / ".venv-control" / "bin" / "ansible-playbook")
-    words = [program, name, "--inventory", str(inventory), *options]
-    return start(words, log).ended(INSTALL_LIMIT_S)
+    return start([program, name, "--inventory", str(inventory), *options], log)
 
 
 def changed(done: Finished) -> int:

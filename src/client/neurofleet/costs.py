@@ -118,12 +118,14 @@ def _machine(entry: Any) -> Machine:
         **{name: words(entry, name) for name in ("id", "name", "pool", "type", "price_of")},
         spot=flag(entry, "spot"),
         launched=number(entry, "launched"),
-        hourly_usd=None if entry.get("hourly_usd") is None else number(entry, "hourly_usd"),
-        ended=None if entry.get("ended") is None else number(entry, "ended"),
-        disk_hourly_usd=(
-            None if entry.get("disk_hourly_usd") is None else number(entry, "disk_hourly_usd")
-        ),
+        hourly_usd=_number_or_none(entry, "hourly_usd"),
+        ended=_number_or_none(entry, "ended"),
+        disk_hourly_usd=_number_or_none(entry, "disk_hourly_usd"),
     )
+
+
+def _number_or_none(entry: Mapping[str, Any], name: str) -> float | None:
+    return None if entry.get(name) is None else number(entry, name)
 
 
 def update(known: list[Machine], there: Iterable[dict[str, Any]], now: float) -> list[Machine]:

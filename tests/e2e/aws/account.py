@@ -98,8 +98,12 @@ class Fleet:
         file = self.home / f"settings-{time.monotonic_ns()}.json"
         file.write_text(json.dumps({**self.settings, **settings}))
         command = [str(CONTROL / "ansible-playbook"), playbook, "-i", str(self.inventory)]
+        return self.begin([*command, "-e", f"@{file}", *options])
+
+    def begin(self, words: list[str]) -> subprocess.Popen[str]:
+        """Start a command as somebody with credentials, whose output and errors are one text."""
         return subprocess.Popen(
-            [*command, "-e", f"@{file}", *options],
+            words,
             cwd=ROOT,
             env=self.env(),
             stdin=subprocess.DEVNULL,
@@ -191,11 +195,11 @@ class Fleet:
         assert done.returncode == 0, done.stderr
         return dict(json.loads(done.stdout))
 
-    def instances(self) -> dict[str, dict[str, Any]]:
-        """Return the fleet's running instances by name."""
+    def instances(self, *states: str) -> dict[str, dict[str, Any]]:
+        """Return the fleet's instances in these states, or that run, by name."""
         filters = [
             {"Name": "tag:neurofleet:fleet", "Values": [self.name]},
-            {"Name": "instance-state-name", "Values": ["pending", "running"]},
+            {"Name": "instance-state-name", "Values": states or ("pending", "running")},
         ]
         found = self.api("describe_instances", Filters=filters)["Reservations"]
         return {

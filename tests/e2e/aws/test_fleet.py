@@ -97,15 +97,14 @@ def boot_ids(fleet: Fleet) -> dict[str, tuple[str, str]]:
 def started(fleet: Fleet, evolution: Evolution, run: str) -> subprocess.Popen[str]:
     """Start an optimisation on the head."""
     words = shlex.join(optimise(evolution, f"--run-dir={run}"))
-    return subprocess.Popen(
-        ["ssh", "-F", str(fleet.ssh_config), "head", words],
-        env=fleet.env(),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        process_group=0,
-    )
+    return fleet.begin(["ssh", "-F", str(fleet.ssh_config), "head", words])
+
+
+def end_in(fleet: Fleet, machine: str, seconds: float) -> None:
+    """Ask a machine's guard for another end, as the fleet's account may."""
+    wish = json.dumps({"until": time.time() + seconds})
+    folder = "/var/lib/neurofleet/work/guard"
+    fleet.ssh(machine, f"echo '{wish}' | sudo -u neurofleet tee {folder}/wish.json")
 
 
 def scored(fleet: Fleet, run: str, host: str = "%") -> int:
@@ -119,15 +118,7 @@ def scored(fleet: Fleet, run: str, host: str = "%") -> int:
 
 
 def head_is_stopped(fleet: Fleet) -> bool:
-    found = fleet.api(
-        "describe_instances",
-        Filters=[
-            {"Name": "tag:neurofleet:fleet", "Values": [fleet.name]},
-            {"Name": "tag:neurofleet:name", "Values": ["head1"]},
-            {"Name": "instance-state-name", "Values": ["stopped"]},
-        ],
-    )
-    return bool(found["Reservations"])
+    return "head1" in fleet.instances("stopped")
 
 
 def test_site_makes_a_fleet_that_computes(fleet: Fleet) -> None:
@@ -226,9 +217,7 @@ def test_spot_notice_in_the_middle_of_a_generation_changes_no_number(
         assert "AWS takes this machine at" in journal
         assert "the engines finish their units and take no more" in journal
         # The machine's own end, with a shortened clock: nobody may ask but the fleet's account.
-        wish = json.dumps({"until": time.time() + 3})
-        folder = "/var/lib/neurofleet/work/guard"
-        fleet.ssh("spot-1", f"echo '{wish}' | sudo -u neurofleet tee {folder}/wish.json")
+        end_in(fleet, "spot-1", 3)
         awaited(lambda: "spot-1" not in fleet.instances(), 180, "the spot machine has ended itself")
         out, _ = client.communicate(timeout=400)
     finally:
@@ -266,9 +255,7 @@ def test_head_at_its_end_stops_and_the_same_command_goes_on_when_it_is_started(
             return scored(fleet, LATER_RUN) >= 4
 
         awaited(some_are_scored, 240, "units are scored")
-        wish = json.dumps({"until": time.time() + 25})
-        folder = "/var/lib/neurofleet/work/guard"
-        fleet.ssh("head", f"echo '{wish}' | sudo -u neurofleet tee {folder}/wish.json")
+        end_in(fleet, "head", 25)
         out, _ = client.communicate(timeout=60)
     finally:
         kill(client)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from e2e.booted import HEAD, INVENTORY, ROOT, Fleet, playbook, start
+from e2e.booted import HEAD, Fleet, playbook, start_playbook
 from e2e.processes import awaited
 from e2e.running import Finished
 
@@ -94,9 +94,7 @@ def test_fetch_that_is_broken_off_says_so_and_goes_on(
     run = RUNS[0]
     fleet.done(HEAD, f"rm -r {RUNS[1]} && truncate --size 1500M {run}/large", user="user")
     here = tmp_path / "local" / run[1:]
-    program = str(ROOT / ".venv-control" / "bin" / "ansible-playbook")
-    words = [program, "playbooks/fetch.yml", "--inventory", str(INVENTORY), *options(tmp_path)]
-    client = start(words, log)
+    client = start_playbook("playbooks/fetch.yml", log, *options(tmp_path))
 
     def part() -> bool:
         assert client.running(), client.ended().out
