@@ -21,7 +21,7 @@ RUN = "l5pc-seed42-offspring1"
 
 
 def test_l5pc_of_make_fleet_is_bit_for_bit_the_local_one(made: Made, page_run: PageRun) -> None:
-    fetched = ROOT / "neurofleet-runs" / "local" / "root" / RUN
+    fetched = ROOT / "neurofleet-runs" / "local" / "home" / "user" / RUN
     assert f"report: {fetched}/report.html\n" in made.said.err
     assert (fetched / "report.html").stat().st_size > 100_000
     assert not differences(course(fetched / "checkpoint.pkl"), course(page_run.checkpoint))

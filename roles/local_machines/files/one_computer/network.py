@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import ipaddress
 import json
 import shutil
@@ -35,11 +36,21 @@ def links() -> list[dict[str, Any]]:
     return list(json.loads(run("ip", "-json", "addr", "show")))
 
 
+def hardware_address(fleet: Fleet) -> str:
+    """Return a hardware address of the bridge's own.
+
+    Without one a bridge takes the lowest of its machines', and gets another when that machine
+    ends: the others then send to an address that nobody has, for up to a minute.
+    """
+    digest = hashlib.sha256(f"{fleet.bridge} {fleet.network}".encode()).digest()
+    return bytes([0x02, *digest[:5]]).hex(":")
+
+
 def make_network(fleet: Fleet) -> None:
     """Make the bridge, forwarding and the masquerade rule."""
     mine = next((link for link in links() if link["ifname"] == fleet.bridge), None)
     if mine is None:
-        run("ip", "link", "add", fleet.bridge, "type", "bridge")
+        run("ip", "link", "add", fleet.bridge, "address", hardware_address(fleet), "type", "bridge")
         say(f"bridge {fleet.bridge} made")
     local = [a["local"] for a in (mine or {}).get("addr_info", [])]
     if str(fleet.network.ip) not in local:
