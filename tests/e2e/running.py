@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import pickle
@@ -12,6 +13,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import termios
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -103,19 +105,36 @@ class Finished(NamedTuple):
 
 
 class Client:
-    """A command under way, in a process group of its own, as a shell would have it."""
+    """A command under way, in a process group of its own, as a shell would have it.
 
-    def __init__(self, words: list[str], cwd: Path, env: Mapping[str, str], log: Path) -> None:
+    With a ``connection``, a pipe's or a pseudoterminal's descriptor, it speaks to that, and a
+    terminal is its controlling one.
+    """
+
+    def __init__(
+        self,
+        words: list[str],
+        cwd: Path,
+        env: Mapping[str, str],
+        log: Path,
+        connection: int | None = None,
+    ) -> None:
         self._out, self._err = log.with_suffix(".out"), log.with_suffix(".err")
+        how: dict[str, Any] = {"stdin": subprocess.DEVNULL, "process_group": 0}
+        if connection is not None and os.isatty(connection):
+            how = {
+                "stdin": connection,
+                "start_new_session": True,
+                "preexec_fn": lambda: fcntl.ioctl(connection, termios.TIOCSCTTY, 0),
+            }
         with self._out.open("wb") as out, self._err.open("wb") as err:
             self.process = subprocess.Popen(
                 words,
                 cwd=cwd,
                 env=dict(env),
-                stdin=subprocess.DEVNULL,
-                stdout=out,
-                stderr=err,
-                process_group=0,
+                stdout=out if connection is None else connection,
+                stderr=err if connection is None else connection,
+                **how,
             )
 
     @property
@@ -168,6 +187,7 @@ class Bench:
         backend: str = "local",
         engines: int | None = None,
         env: Mapping[str, str] | None = None,
+        connection: int | None = None,
     ) -> Client:
         """Start ``neurofleet optimise``, by default on two local engines, without a report."""
         engines = 2 if backend == "local" and engines is None else engines
@@ -180,9 +200,15 @@ class Bench:
             "--no-report",
             *options,
         ]
-        return self.start(*words, env=env)
+        return self.start(*words, env=env, connection=connection)
 
-    def start(self, program: str, *arguments: str, env: Mapping[str, str] | None = None) -> Client:
+    def start(
+        self,
+        program: str,
+        *arguments: str,
+        env: Mapping[str, str] | None = None,
+        connection: int | None = None,
+    ) -> Client:
         """Start a command of this environment."""
         client = Client(
             [str(BIN / program), *arguments],
@@ -194,6 +220,7 @@ class Bench:
                 **(env or {}),
             },
             self.cwd / f"client-{len(self.clients)}",
+            connection,
         )
         self.clients.append(client)
         return client

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import array
+import contextlib
+import json
+import os
 import random
 import signal
 import time
@@ -223,6 +226,36 @@ def test_client_interrupted_stops_soon_keeps_its_scores_and_says_how_to_go_on(
     assert "the same command again to go on" in done.err
     assert "Traceback" not in done.err
     assert rows(bench.directory("run"))[: len(before)] == before
+
+
+@pytest.mark.parametrize("lost", ["the terminal", "who reads"])
+def test_client_whose_connection_is_lost_goes_on_to_a_safe_point(
+    bench: Bench, mark: str, upstream: Upstream, lost: str
+) -> None:
+    ours, theirs = os.openpty() if lost == "the terminal" else os.pipe()
+    os.set_blocking(ours, False)
+    client = bench.optimise(LONG, connection=theirs)
+    os.close(theirs)
+    run = bench.directory("run")
+    try:
+
+        def some_are_scored() -> bool:
+            with contextlib.suppress(BlockingIOError):
+                os.read(ours, 1 << 20)  # else a terminal has no room for more
+            return len(rows(run)) > 1
+
+        awaited(some_are_scored, 60, "units are scored")
+    finally:
+        os.close(ours)
+    done = client.ended(60)
+    awaited(lambda: not processes_with(mark), 10, "nothing runs any more")
+    assert done.code == 130, done
+    kept = len(rows(run))
+    assert json.loads((run / "status.json").read_text())["state"] == "interrupted"
+    done = bench.optimise(LONG).ended()
+    assert done.code == 0, done.err
+    assert 0 < done.counts[0] == len(rows(run)) - kept
+    assert differences(course(run / "checkpoint.pkl"), upstream.course(LONG)) == []
 
 
 def test_client_interrupted_before_the_engines_are_there_leaves_nothing(

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from neurofleet import here
+from neurofleet import here, safe_point
 from neurofleet.batches import Result, open_farm, run_items
 from neurofleet.engine.job_content import Calls, Ended, Place
 from neurofleet.errors import FleetError
@@ -58,7 +58,8 @@ def run(
             view.says(f"going on from results of {store.changed}")
         under_way = _Run(wanted, store, status, view)
         try:
-            under_way.compute(farm or _own_farm(wanted))
+            with safe_point.under_way():
+                under_way.compute(farm or _own_farm(wanted))
         except BaseException:
             # What ended the run is what is told, also if the disk is full.
             with contextlib.suppress(FleetError):

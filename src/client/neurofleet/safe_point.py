@@ -1,9 +1,10 @@
 """A stop that loses nothing: what engines have begun is finished and kept, nothing else begins.
 
-Asked for by SIGUSR1 (which Slurm sends some time before a job's limit), by SIGTERM, and by
-the clock of ``--stop-after``. What has begun may take so long and no longer; then the run
-is left as Ctrl-C leaves it. A thread keeps that limit, wherever the run is: it interrupts
-the main thread by a signal. The process's one alarm is left to whoever else wants it.
+Asked for by SIGUSR1 (which Slurm sends some time before a job's limit), by SIGTERM, by a
+connection or terminal that is lost, and by the clock of ``--stop-after``. What has begun may
+take so long and no longer; then the run is left as Ctrl-C leaves it. A thread keeps that limit,
+wherever the run is: it interrupts the main thread by a signal. The process's one alarm is left
+to whoever else wants it.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import threading
 from collections.abc import Callable, Iterator
 from types import FrameType
 
+from neurofleet import streams
 from neurofleet.errors import FleetError, Interrupted, TooFewEngines
 
 #: What had begun may take so long, unless ``--stop-within`` says otherwise [s].
@@ -31,6 +33,7 @@ class _Stop:
         self.for_good = False
         self.limit_s = LIMIT_S
         self.working = 0
+        self.runs = 0
         self.timer: threading.Timer | None = None
 
 
@@ -41,6 +44,8 @@ def listen() -> None:
     """Have the signals that ask for a stop handled, from now on; in the main thread."""
     signal.signal(signal.SIGUSR1, _asked_to_stop)
     signal.signal(signal.SIGTERM, _terminated)
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # not after nohup
+        signal.signal(signal.SIGHUP, _hung_up)
 
 
 @contextlib.contextmanager
@@ -50,7 +55,11 @@ def listening() -> Iterator[None]:
     A program that handles one itself goes on doing so. Outside of the main thread, where
     Python lets nobody handle a signal, nothing changes.
     """
-    ours = {signal.SIGUSR1: _asked_to_stop, signal.SIGTERM: _terminated}
+    ours = {
+        signal.SIGUSR1: _asked_to_stop,
+        signal.SIGTERM: _terminated,
+        signal.SIGHUP: _hung_up,
+    }
     handled = []
     try:
         if threading.current_thread() is threading.main_thread():
@@ -87,9 +96,34 @@ def ask() -> None:
         _begin(_stop.limit_s)
 
 
+def unheard() -> bool:
+    """Ask for a stop because nobody sees any more what is said: the connection is lost.
+
+    Returns
+    -------
+    bool
+        Whether there is something to stop: a run, or engines that have work.
+    """
+    under_way = _stop.runs + _stop.working > 0
+    if under_way and not _stop.asked:
+        _stop.for_good = True
+        _begin(_stop.limit_s)
+    return under_way
+
+
 def asked() -> bool:
     """Tell whether to begin nothing more."""
     return _stop.asked
+
+
+@contextlib.contextmanager
+def under_way() -> Iterator[None]:
+    """Say that a run is under way, which goes to a safe point when nobody hears it any more."""
+    _stop.runs += 1
+    try:
+        yield
+    finally:
+        _stop.runs -= 1
 
 
 @contextlib.contextmanager
@@ -154,6 +188,12 @@ def _limit_reached(stop: _Stop) -> None:
 
 def _asked_to_stop(_number: int, _frame: FrameType | None) -> None:
     ask()
+
+
+def _hung_up(_number: int, _frame: FrameType | None) -> None:
+    streams.leave_terminal()
+    if not unheard():
+        raise KeyboardInterrupt
 
 
 def _terminated(_number: int, _frame: FrameType | None) -> None:

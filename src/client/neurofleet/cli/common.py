@@ -15,8 +15,7 @@ from typing import Any, ClassVar, TypeVar, cast
 
 import click
 
-from neurofleet import __version__, durations, safe_point
-from neurofleet.cli import streams
+from neurofleet import __version__, durations, safe_point, streams
 from neurofleet.errors import FleetError, Interrupted, UsageError, debugging, one_line
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -85,6 +84,7 @@ def run(command: click.Command, program: str) -> None:
 def run_call(call: Callable[[], Any]) -> None:
     """Run what a program does, as ``run`` does; its exit code is what ``call`` returns."""
     streams.make_usable()
+    streams.notice_loss(safe_point.unheard)
     safe_point.listen()
     try:
         code = call()

@@ -1,11 +1,13 @@
 """``neurofleet --head user@host ...``: a command that runs on the head as if it were here.
 
 It goes through the person's own ssh, with its configuration, agent and known hosts. The
-command there ends when this one does, however that ends, and loses nothing by it.
+command there ends when this one does, however that ends, and loses nothing by it: asked to stop
+it stops as Ctrl-C stops it, and when the connection is lost it goes on to a safe point.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
 import signal
@@ -20,10 +22,11 @@ from neurofleet.errors import EnginesUnreachable, UsageError
 FORM = "neurofleet --head USER@HOST"
 #: Programs that may be named as the command; anything else is a command of the first one.
 PROGRAMS = ("neurofleet", "opt_l5pc")
-#: Where a command that reads no terminal ends: with its standard input (ours closes it).
-UNTIL_EOF = (
+#: Where a command that reads no terminal ends: when its standard input says so. When that ends
+#: without a word, the connection is lost, and nobody waits for the command.
+UNTIL_TOLD = (
     "exec 3<&0; {command} </dev/null & p=$!;"
-    " (cat <&3 >/dev/null; kill -TERM $p) 2>/dev/null & w=$!;"
+    " (if read -r _ <&3; then kill -TERM $p; else kill -HUP $p; fi) 2>/dev/null & w=$!;"
     " wait $p; code=$?; kill $w 2>/dev/null; exit $code"
 )
 #: What ssh itself, and a shell that does not find a program, exit with.
@@ -101,14 +104,15 @@ def run_on_head(head: str, words: list[str]) -> int:
             # The terminal is the command's own, Ctrl-C included.
             code = subprocess.call([*ssh, "-t", host, command])
         else:
-            waiting = f"sh -c {shlex.quote(UNTIL_EOF.format(command=command))}"
+            waiting = f"sh -c {shlex.quote(UNTIL_TOLD.format(command=command))}"
             code = _until_stopped([*ssh, "-T", host, waiting])
     except FileNotFoundError as error:
         raise UsageError(f"there is no {ssh[0]} here", remedy="Install OpenSSH") from error
     if code == SSH_FAILED:
         raise EnginesUnreachable(
             f"ssh did not reach {host}, or lost it",
-            remedy=f"See that 'ssh {host} true' works; what was computed there is kept",
+            remedy=f"See that 'ssh {host} true' works. What had begun there goes on to a safe point"
+            " and is kept; run the same command again to go on",
         )
     if code == NOT_FOUND:
         raise UsageError(
@@ -133,4 +137,6 @@ def _until_stopped(words: list[str]) -> int:
             process.stdin.close()
             return code
         except KeyboardInterrupt:
-            process.stdin.close()  # the command there notices, stops, and says how
+            with contextlib.suppress(BrokenPipeError):
+                process.stdin.write(b"stop\n")
+                process.stdin.flush()  # the command there notices, stops, and says how

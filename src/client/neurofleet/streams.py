@@ -4,9 +4,16 @@ from __future__ import annotations
 
 import codecs
 import contextlib
+import errno
 import io
 import os
+import stat
 import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
 
 #: Names of files are bytes, and terminals have other alphabets: what is done with either.
 ERRORS = "neurofleet"
@@ -35,6 +42,56 @@ def make_usable() -> None:
     sys.stdout.reconfigure(errors=ERRORS)
 
 
+def notice_loss(call: Callable[[], bool]) -> None:
+    """Have a command go on when nobody reads any more what it says.
+
+    A connection that is lost leaves a pipe without a reader, or a terminal that is gone.
+
+    Parameters
+    ----------
+    call : callable
+        Called then, once for each stream; whether the command is to go on. If not, writing to
+        stdout raises ``BrokenPipeError``, which ends a command such as ``neurofleet list | head``.
+    """
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if isinstance(stream, io.TextIOWrapper) and isinstance(
+            stream.buffer, io.BufferedWriter | io.FileIO
+        ):
+            whole = io.BufferedWriter(_Noticing(stream.fileno(), call))
+            setattr(
+                sys,
+                name,
+                io.TextIOWrapper(whole, stream.encoding, stream.errors, line_buffering=True),
+            )
+
+
+def leave_terminal() -> None:
+    """Write nowhere from now on what would have gone to a terminal, which has been lost."""
+    for number in (1, 2):
+        if _is_device(number):  # a lost terminal is none for isatty()
+            _silence(number)
+
+
+class _Noticing(io.FileIO):
+    def __init__(self, number: int, call: Callable[[], bool]) -> None:
+        super().__init__(number, "w", closefd=False)
+        self._call = call
+
+    def write(self, data: ReadableBuffer, /) -> int:
+        try:
+            return super().write(data)
+        except OSError as error:
+            lost = error.errno == errno.EIO and _is_device(self.fileno())
+            if error.errno != errno.EPIPE and not lost:
+                raise
+            if self._call():
+                _silence(self.fileno())
+            elif self.fileno() == 1:
+                raise
+            return memoryview(data).nbytes
+
+
 def flush() -> int:
     """Write what is left of stdout; return the exit code if nobody reads it, or 0."""
     try:
@@ -48,7 +105,17 @@ def flush() -> int:
 def forget() -> None:
     """Have the end of the program write nowhere what it could not write before."""
     with contextlib.suppress(OSError, ValueError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _silence(sys.stdout.fileno())
+
+
+def _is_device(number: int) -> bool:
+    return stat.S_ISCHR(os.fstat(number).st_mode)
+
+
+def _silence(number: int) -> None:
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, number)
+    os.close(nowhere)
 
 
 def _bytes_or_escape(error: UnicodeError) -> tuple[bytes, int]:
