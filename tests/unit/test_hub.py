@@ -8,7 +8,7 @@ from pathlib import Path
 
 from neurofleet.backends.local import LocalEngines
 from neurofleet.guards.idle import Idleness, asker
-from neurofleet.hub import HubAddress, queues
+from neurofleet.hub import HubAddress, queues, unregister_engine
 
 
 def until_queues_are(address: HubAddress, wanted: Mapping[int, tuple[int, int]]) -> None:
@@ -39,5 +39,9 @@ def test_hub_tells_of_engines_and_their_tasks_and_none_counts_as_idle(tmp_path: 
         assert worker.seconds(200.0) == 0.0
         assert (head.seconds(300.0), worker.seconds(300.0)) == (0.0, 100.0)
         client.close()
+        # An engine that is gone counts no more: a head without engines has nothing to do.
+        unregister_engine(address, number)
+        until_queues_are(address, {})
+        assert head.seconds(400.0) == 100.0
     finally:
         cluster.close()

@@ -140,15 +140,8 @@ def registered_engines(
     Every question has a connection of its own: one that was open when the hub's machine
     lost its power would stay silent for as long as TCP is patient.
     """
-    import zmq
-
     with _connection(address) as (socket, session):
-        session.send(socket, "connection_request")
-        if not socket.poll(int(timeout_s * 1000), zmq.POLLIN):
-            return None
-        _, reply = session.recv(socket)
-    engines = (reply or {}).get("content", {}).get("engines")
-    return None if engines is None else {int(number): name for number, name in engines.items()}
+        return _engines(socket, session, timeout_s)
 
 
 def unregister_engine(address: HubAddress, engine: int, linger_s: float = 2.0) -> None:
@@ -200,19 +193,39 @@ def known_tasks(connection_file: str, timeout_s: float) -> set[str]:
 def queues(
     address: HubAddress, timeout_s: float = ANSWER_TIMEOUT_S
 ) -> Mapping[int, tuple[int, int]] | None:
-    """Return every engine's unfinished and finished tasks, ``None`` if the hub does not say."""
-    import zmq
+    """Return every engine's unfinished and finished tasks, ``None`` if the hub does not say.
 
+    Asked for the queues of all engines, the hub also tells those of engines that are gone.
+    """
     with _connection(address) as (socket, session):
-        session.send(socket, "queue_request", content={"targets": None, "verbose": False})
-        if not socket.poll(int(timeout_s * 1000), zmq.POLLIN):
-            return None
-        _, reply = session.recv(socket)
-    content = (reply or {}).get("content", {})
+        engines = _engines(socket, session, timeout_s)
+        if not engines:
+            return None if engines is None else {}
+        wanted = {"targets": list(engines), "verbose": False}
+        content = _answer(socket, session, timeout_s, "queue_request", wanted)
     if content.get("status") != "ok":
         return None
-    return {
-        int(number): (queue["queue"] + queue["tasks"], queue["completed"])
-        for number, queue in content.items()
-        if number.isdigit()
-    }
+    found = {number: content[str(number)] for number in engines}
+    return {n: (queue["queue"] + queue["tasks"], queue["completed"]) for n, queue in found.items()}
+
+
+def _engines(socket: Any, session: Any, timeout_s: float) -> Mapping[int, str] | None:
+    engines = _answer(socket, session, timeout_s, "connection_request").get("engines")
+    return None if engines is None else {int(number): name for number, name in engines.items()}
+
+
+def _answer(
+    socket: Any,
+    session: Any,
+    timeout_s: float,
+    question: str,
+    content: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Ask, and return the answer's content; nothing if there is no answer."""
+    import zmq
+
+    session.send(socket, question, content=content)
+    if not socket.poll(int(timeout_s * 1000), zmq.POLLIN):
+        return {}
+    _, reply = session.recv(socket)
+    return dict((reply or {}).get("content", {}))
