@@ -123,7 +123,7 @@ def test_stop_after_holds_beside_a_limit_of_items(tmp_path: Path) -> None:
     (tmp_path / "items.jsonl").write_text("0.2\n0.21\n" * 200)
     done = command(
         "neurofleet", "map", "time:sleep", "items.jsonl", "--backend=serial", "--item-timeout=30",
-        "--stop-after=3s", "--run-dir=run", cwd=tmp_path,
+        "--stop-after=8s", "--run-dir=run", cwd=tmp_path,
     )  # fmt: skip
     assert done.returncode == 130, done.stderr
     assert "stopped at a safe point" in done.stderr
