@@ -58,7 +58,7 @@ def run(
             view.says(f"going on from results of {store.changed}")
         under_way = _Run(wanted, store, status, view)
         try:
-            with safe_point.under_way():
+            with safe_point.running():
                 under_way.compute(farm or _own_farm(wanted))
         except BaseException:
             # What ended the run is what is told, also if the disk is full.

@@ -237,7 +237,7 @@ def _evolve(run: _Run) -> State:
         run.generations = max(run.generations, state.generation)
         _tell(run, state)
 
-    with safe_point.under_way(), _recorded(run), contextlib.closing(run.scoring):
+    with safe_point.running(), _recorded(run), contextlib.closing(run.scoring):
         return evolve(
             request.settings,
             run.description,

@@ -117,7 +117,7 @@ def asked() -> bool:
 
 
 @contextlib.contextmanager
-def under_way() -> Iterator[None]:
+def running() -> Iterator[None]:
     """Say that a run is under way, which goes to a safe point when nobody hears it any more."""
     _stop.runs += 1
     try:

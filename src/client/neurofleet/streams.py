@@ -33,13 +33,8 @@ def make_usable() -> None:
         if getattr(sys, name) is None:
             setattr(sys, name, os.fdopen(number, mode, encoding="utf-8", closefd=False))
     codecs.register_error(ERRORS, _bytes_or_escape)
-    if not isinstance(sys.stdout, io.TextIOWrapper):
-        return
-    if isinstance(sys.stdout.buffer, io.RawIOBase):
-        # PYTHONUNBUFFERED: what is not written at once, because of a signal, would be lost.
-        whole = io.BufferedWriter(io.FileIO(sys.stdout.fileno(), "w", closefd=False))
-        sys.stdout = io.TextIOWrapper(whole, sys.stdout.encoding, line_buffering=True)
-    sys.stdout.reconfigure(errors=ERRORS)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors=ERRORS)
 
 
 def notice_loss(call: Callable[[], bool]) -> None:
@@ -50,20 +45,22 @@ def notice_loss(call: Callable[[], bool]) -> None:
     Parameters
     ----------
     call : callable
-        Called then, once for each stream; whether the command is to go on. If not, writing to
-        stdout raises ``BrokenPipeError``, which ends a command such as ``neurofleet list | head``.
+        Called when something cannot be written, until it says that the command is to go on, and
+        the stream is silent. If it is not, writing to stdout raises ``BrokenPipeError``, which
+        ends a command such as ``neurofleet list | head``.
     """
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
-        if isinstance(stream, io.TextIOWrapper) and isinstance(
-            stream.buffer, io.BufferedWriter | io.FileIO
-        ):
+        if not isinstance(stream, io.TextIOWrapper):
+            continue
+        # Of PYTHONUNBUFFERED too: what is not written at once, because of a signal, would be lost.
+        if isinstance(stream.buffer, io.BufferedWriter | io.FileIO):
             whole = io.BufferedWriter(_Noticing(stream.fileno(), call))
-            setattr(
-                sys,
-                name,
-                io.TextIOWrapper(whole, stream.encoding, stream.errors, line_buffering=True),
+            by_line = stream.line_buffering or stream.write_through
+            noticing = io.TextIOWrapper(
+                whole, stream.encoding, stream.errors, line_buffering=by_line
             )
+            setattr(sys, name, noticing)
 
 
 def leave_terminal() -> None:
