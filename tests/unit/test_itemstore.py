@@ -98,6 +98,17 @@ def test_store_that_keeps_results_of_other_code_tells_which_are_of_which(tmp_pat
         ItemStore(tmp_path / "run", ABOUT, CODE)
 
 
+def test_store_of_another_python_is_refused_unless_it_was_not_noted(tmp_path: Path) -> None:
+    noted = Code(CODE.modules, {**(CODE.packages or {}), "Python": "3.11"})
+    filled(tmp_path / "run")  # by a version that noted none
+    with ItemStore(tmp_path / "run", ABOUT, noted) as store:
+        assert store.changed == ""
+        store.put([(b"two", Kept(b"value", "host", 7))])
+    other = Code(CODE.modules, {**(CODE.packages or {}), "Python": "3.12"})
+    with pytest.raises(RunDirectoryError, match=r"Python 3\.11, this is 3\.12"):
+        ItemStore(tmp_path / "run", ABOUT, other)
+
+
 def test_store_without_results_takes_any_code(tmp_path: Path) -> None:
     with ItemStore(tmp_path / "run", ABOUT, CODE) as store:
         store.put([], [(b"one", Failure("raised", "why", "", "host", 7))])

@@ -511,7 +511,11 @@ def test_call_that_needs_too_much_memory_fails_and_says_so(
     assert "its process may have 300 MB (NEUROFLEET_UNIT_MEMORY_MB sets it)" in ended[1].reason
 
 
-def test_mechanisms_are_compiled_once_and_loaded_before_the_function(tmp_path: Path) -> None:
+@pytest.mark.parametrize("cache", ["cache", "Zwischenspeicher für Müller"])
+def test_mechanisms_are_compiled_once_and_loaded_before_the_function(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cache: str
+) -> None:
+    monkeypatch.setenv("NEUROFLEET_CACHE", str(tmp_path / cache))
     mod = b"NEURON { SUFFIX kept NONSPECIFIC_CURRENT i }\nASSIGNED { i }\nBREAKPOINT { i = 0 }\n"
 
     def inserted(_: int) -> bool:

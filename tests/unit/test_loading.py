@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import multiprocessing
 import os
@@ -14,12 +15,13 @@ from typing import Any
 import bluepyopt.ephys  # noqa: F401 - so that the forks need not
 import pytest
 
-from neurofleet.engine import host_cache
+from neurofleet import engines_for_model
+from neurofleet.engine import host_cache, tasks
 from neurofleet.engine.loading import _wrong_bounds, load_evaluator
 from neurofleet.engine.outcome import Description
 from neurofleet.engine.warm_process import without_display
-from neurofleet.errors import ModelError
-from neurofleet.model import EvaluatorSpec
+from neurofleet.errors import ModelError, WorkloadFailed
+from neurofleet.model import EvaluatorSpec, pack
 from neurofleet.units import Unit
 from unit.support import write_model
 
@@ -177,5 +179,50 @@ def test_cache_that_is_relative_is_where_the_program_was_started(
     assert os.environ["NEUROFLEET_CACHE"] == str(tmp_path / "models")
 
 
-def test_versions_of_what_decides_a_score_are_compared() -> None:
-    assert set(host_cache.versions()) >= {"neuron", "bluepyopt", "efel", "numpy", "scipy"}
+def test_versions_of_what_decides_a_score_are_those_of_what_its_code_imports(
+    tmp_path: Path,
+) -> None:
+    model = model_with(tmp_path, "\nfrom parts import cell\n")
+    (model / "parts").mkdir()
+    (model / "parts/__init__.py").write_text("")
+    (model / "parts/cell.py").write_text(
+        "from . import shape\nimport json, cell_of_nobody\n"
+        "def late():\n    import sklearn.ensemble\n"
+    )
+    (model / "parts/shape.py").write_text("import click\n")
+    (model / "plot.py").write_text("import matplotlib\n")  # the evaluator does not need it
+    found = engines_for_model.versions_of(pack(model, EvaluatorSpec("evaluator:create")))
+    always = {"neuron", "bluepyopt", "efel", "numpy", "scipy", "Python"}
+    assert set(found) >= always | {"scikit-learn", "click", "joblib"}
+    assert not {"matplotlib", "parts", "cell_of_nobody"} & set(found)
+    assert found["click"] == importlib.metadata.version("click")
+
+
+@pytest.mark.parametrize(
+    ("theirs", "python", "says"),
+    [
+        ({"scikit-learn": "0.1"}, None, r"has scikit-learn 0\.1, this machine has 1\.8"),
+        ({"numpy": "0.1"}, None, r"has numpy 0\.1, this machine has"),
+        ({}, "2.7", r"has Python 2\.7, this machine has 3\."),
+        ({}, None, None),
+    ],
+)
+def test_engine_with_other_versions_of_what_the_evaluator_uses_is_left_out(
+    tmp_path: Path, theirs: dict[str, str], python: str | None, says: str | None
+) -> None:
+    """One without a package that the evaluator may never import is seen when the model loads."""
+    bundle = pack(write_model(tmp_path / "model"), EvaluatorSpec("evaluator:create"))
+    wanted = {**engines_for_model.versions_of(bundle), "scikit-learn": "1.8", "click": "8"}
+    preparation = engines_for_model.ModelPreparation(bundle, wanted)
+    ask = preparation.request(None)
+    assert ask is not None
+    assert {"scikit-learn", "click"} <= set(ask[1])
+    answer = tasks.probe(())
+    answer["versions"] = {**host_cache.versions(), **theirs}
+    if python:
+        answer["python"] = python
+    if says:
+        with pytest.raises(WorkloadFailed, match=says):
+            preparation.request(answer)
+    else:
+        assert preparation.request(answer) == (tasks.prepare, bundle.digest)

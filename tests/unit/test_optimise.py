@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from bluepyopt.deapext.optimisations import DEAPOptimisation
 
-from neurofleet import checkpoint
+from neurofleet import checkpoint, engines_for_model
 from neurofleet.backends.choice import EngineChoice
 from neurofleet.engine import host_cache
 from neurofleet.errors import RunDirectoryError, WorkloadFailed
@@ -369,18 +369,18 @@ def test_run_directory_that_does_not_name_a_version_goes_on_and_says_so(
     recorded = host_cache.versions()
     with monkeypatch.context() as before:
         older = {name: recorded[name] for name in ("neuron", "bluepyopt", "efel")}
-        before.setattr(host_cache, "versions", lambda: dict(older))
+        before.setattr(engines_for_model, "versions_of", lambda _: dict(older))
         first = run(model, "run", 2)
         about = RunDirectory(tmp_path / "run").read_about() or {}
         about["versions"] = older
         RunDirectory(tmp_path / "run").write_about(about)
-    monkeypatch.setattr(host_cache, "versions", lambda: {**older, "numpy": "9.9"})
+    monkeypatch.setattr(engines_for_model, "versions_of", lambda _: {**older, "numpy": "9.9"})
     said: list[str] = []
     view = Silent()
     view.says = said.append  # type: ignore[method-assign]
     again = run(model, "run", 2, view=view)
     assert (again.simulated, again.from_store) == (0, first.simulated)
     assert sum("does not say with which numpy it was run" in line for line in said) == 1
-    monkeypatch.setattr(host_cache, "versions", lambda: {**older, "numpy": "9.8"})
+    monkeypatch.setattr(engines_for_model, "versions_of", lambda _: {**older, "numpy": "9.8"})
     with pytest.raises(RunDirectoryError, match=r"was run with numpy 9\.9, this is 9\.8"):
         run(model, "run", 2)

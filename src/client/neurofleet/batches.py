@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import math
 import pickle
-import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from neurofleet.backends.choice import EngineChoice, engine_source
 from neurofleet.dispatch import EngineFarm
 from neurofleet.engine import job as on_engine
 from neurofleet.engine import tasks
+from neurofleet.engine.host_cache import python_version
 from neurofleet.engine.job import Missing
 from neurofleet.engine.job_content import BatchEnded, Calls, Ended, Place
 from neurofleet.errors import FleetError, WorkloadFailed
@@ -74,11 +74,6 @@ class JobPreparation:
 
     def _prepare(self, wait_s: float) -> tuple[Any, ...]:
         return (on_engine.prepare, self._job.digest, None, wait_s, self._place)
-
-
-def python_version() -> str:
-    """Return the part of Python's version on which pickled code depends."""
-    return ".".join(platform.python_version_tuple()[:2])
 
 
 @dataclass(frozen=True)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import importlib.metadata
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from neurofleet import __version__
+from neurofleet import __version__, own_code
 from neurofleet.backends.choice import EngineChoice, engine_source
 from neurofleet.dispatch import EngineFarm
 from neurofleet.engine import host_cache, tasks
+from neurofleet.engine.host_cache import python_version
 from neurofleet.engine.outcome import Description
 from neurofleet.errors import FleetError
 from neurofleet.farm import Farm, FarmState, SerialFarm, check_engine
@@ -25,15 +27,19 @@ class ModelPreparation:
     def __init__(self, bundle: Bundle, versions: Mapping[str, str]) -> None:
         self._bundle = bundle
         self._versions = {**versions, "neurofleet": __version__}
+        # Whether the model can do without those that an engine lacks is seen when it is loaded.
+        self._dispensable = versions.keys() - host_cache.versions().keys() - {"Python"}
 
     def request(self, answer: Any | None) -> tuple[Any, ...] | None:
         """Return the next call for an engine; see ``farm.Preparation``."""
         if answer is None:
-            return (tasks.probe,)
+            return (tasks.probe, tuple(sorted(self._dispensable)))
         if isinstance(answer, FleetError):
             raise answer
         if isinstance(answer, dict):
-            check_engine(answer, self._versions)
+            lacking = self._dispensable - answer["versions"].keys()
+            ours = {name: self._versions[name] for name in self._versions.keys() - lacking}
+            check_engine(answer, ours)
             return (tasks.prepare, self._bundle.digest)
         if isinstance(answer, tasks.NotReady):
             return (tasks.prepare, self._bundle.digest, self._bundle.archive)
@@ -66,10 +72,25 @@ def decision_file(bundle: Bundle) -> Path:
     return _beside_model(bundle, "units")
 
 
-def versions() -> dict[str, str]:
+def versions_of(bundle: Bundle) -> dict[str, str]:
+    """Return what a model's scores depend on besides its files.
+
+    Returns
+    -------
+    dict of str to str
+        By name, the versions of the libraries that simulate and score, of the installed
+        distributions that the evaluator's code imports, and of Python (its sum of floats is
+        another one from 3.12 on).
+    """
+    return {
+        **own_code.versions_of(bundle.modules), **host_cache.versions(), "Python": python_version()
+    }  # fmt: skip
+
+
+def shown_versions(bundle: Bundle) -> dict[str, str]:
     """Return the versions that a person wants to see beside a result."""
     names = ("ipyparallel", "deap")
-    return host_cache.versions() | {name: importlib.metadata.version(name) for name in names}
+    return {name: importlib.metadata.version(name) for name in names} | versions_of(bundle)
 
 
 def open_farm(
@@ -90,7 +111,7 @@ def open_farm(
     source, backend = engine_source(choice, logs)
     farm = EngineFarm(
         source,
-        preparation=ModelPreparation(bundle, host_cache.versions()),
+        preparation=ModelPreparation(bundle, versions_of(bundle)),
         engine_timeout_s=choice.timeout_s,
         watch=watch,
         is_not_ready=lambda result: isinstance(result, tasks.NotReady),
@@ -106,5 +127,6 @@ def prepare_here(bundle: Bundle) -> None:
 
 
 def _beside_model(bundle: Bundle, what: str) -> Path:
-    stamp = "-".join(host_cache.versions().values())
-    return host_cache.model_directory(bundle.digest) / f"{what}-{__version__}-{stamp}.json"
+    text = repr((__version__, sorted(versions_of(bundle).items())))
+    stamp = hashlib.sha256(text.encode()).hexdigest()[:16]
+    return host_cache.model_directory(bundle.digest) / f"{what}-{stamp}.json"

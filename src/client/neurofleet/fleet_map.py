@@ -163,9 +163,10 @@ def map_on(
     try:
         if wanted.run_dir is None:
             output = ItemOutput(None, show)
-            results: Sequence[Result] = _in_memory(
-                farm, wanted, job, content, output, choice.scratch
-            )
+            results, lost = _in_memory(farm, wanted, job, content, output, choice.scratch)
+            if lost:
+                _warn(f"files that calls wrote on other machines are lost: {_some(lost)}."
+                      " With run_dir= they are brought back.")  # fmt: skip
             return _values(job, results)
         run_wanted = ItemRun(
             job=job,
@@ -190,7 +191,16 @@ def map_on(
                 _prepare(farm, job, place)
                 yield farm, choice.backend
 
-        return _values(job, run(run_wanted, _Logged(), farm=opened).results)
+        outcome = run(run_wanted, _Logged(), farm=opened)
+        left = [
+            f"{name} (item {number})"
+            for number, left_behind in outcome.left_behind.items()
+            for name in left_behind
+        ]
+        if left:
+            _warn(f"files that calls wrote on other machines are not brought back: {_some(left)}."
+                  " files_limit_mb= sets how much is.")  # fmt: skip
+        return _values(job, outcome.results)
     except Interrupted as error:
         if wanted.run_dir is None:
             # Whoever queued the program again would have it begin anew, and again.
@@ -205,6 +215,16 @@ def _values(job: Job, results: Sequence[Result]) -> list[Any]:
     return [value_of(job.name, number, result) for number, result in enumerate(results)]
 
 
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return f"{', '.join(names[:NAMED])}{more}"
+
+
+def _warn(text: str) -> None:
+    """Warn, at the line of the person's program that called ``Fleet.map``."""
+    warnings.warn(text, RuntimeWarning, stacklevel=4)
+
+
 def _in_memory(
     farm: EngineFarm,
     wanted: Wanted,
@@ -212,8 +232,8 @@ def _in_memory(
     content: Sequence[bytes],
     output: ItemOutput,
     scratch: Path | None,
-) -> list[Result]:
-    """Compute every item, and keep nothing on disk."""
+) -> tuple[list[Result], list[str]]:
+    """Compute every item, and keep nothing on disk; return results and files that are lost."""
     results: dict[int, Result] = {}
     lost: list[str] = []
 
@@ -232,15 +252,7 @@ def _in_memory(
             calls = Calls(wanted.seed, None, wanted.files_bytes, place)
             limit = ItemLimit(wanted.limit_s)
             run_items(farm, job, dict(enumerate(content)), take, calls, limit)
-    if lost:
-        more = f" and {len(lost) - NAMED} more" if len(lost) > NAMED else ""
-        warnings.warn(
-            f"files that calls wrote on other machines are lost: {', '.join(lost[:NAMED])}{more}."
-            " With run_dir= they are brought back.",
-            RuntimeWarning,
-            stacklevel=4,
-        )
-    return [results[number] for number in range(len(content))]
+    return [results[number] for number in range(len(content))], lost
 
 
 def _prepare(farm: EngineFarm, job: Job, place: Place) -> None:

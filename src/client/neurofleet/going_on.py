@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from neurofleet import checkpoint
-from neurofleet.engine import host_cache
+from neurofleet import checkpoint, engines_for_model
 from neurofleet.errors import RunDirectoryError
 from neurofleet.evolution import Settings
+from neurofleet.model import Bundle
 from neurofleet.request import Request
 from neurofleet.rundir import RunDirectory
 
@@ -35,13 +35,20 @@ class Found:
     kept: int
 
 
-def identity(digest: str, settings: Settings) -> dict[str, Any]:
-    """Return what a checkpoint must match to be a run's."""
-    return {"model": digest, "versions": host_cache.versions(), "settings": asdict(settings)}
+def identity(bundle: Bundle, settings: Settings) -> dict[str, Any]:
+    """Return what a run directory and a checkpoint must match to be a run's."""
+    versions = engines_for_model.versions_of(bundle)
+    return {"model": bundle.digest, "versions": versions, "settings": asdict(settings)}
 
 
-def refuse_other_run(directory: RunDirectory, digest: str, settings: Settings) -> list[str]:
+def refuse_other_run(directory: RunDirectory, ours: Mapping[str, Any]) -> list[str]:
     """Raise if the run directory is another model's, other settings', other versions'.
+
+    Parameters
+    ----------
+    directory : RunDirectory
+    ours : mapping
+        What ``identity`` returns.
 
     Returns
     -------
@@ -53,7 +60,7 @@ def refuse_other_run(directory: RunDirectory, digest: str, settings: Settings) -
         return []
     where = f"the run directory {str(directory.path)!r}"
     elsewhere = "Name another with --run-dir; nothing was changed"
-    theirs = about.get("model", {}).get("digest", "")
+    theirs, digest = about.get("model", {}).get("digest", ""), ours["model"]
     if theirs != digest:
         raise RunDirectoryError(
             f"{where} is of model {theirs[:12] or 'unknown'}, this is model {digest[:12]}"
@@ -61,9 +68,9 @@ def refuse_other_run(directory: RunDirectory, digest: str, settings: Settings) -
             remedy=elsewhere,
         )
     remarks = []
-    for what, ours in (("settings", asdict(settings)), ("versions", host_cache.versions())):
+    for what in ("settings", "versions"):
         recorded = about.get(what, {})
-        for name, value in ours.items():
+        for name, value in ours[what].items():
             if recorded.get(name) is None:
                 remarks.append(
                     f"{where} does not say with which {name} it was run, this is {value}"
@@ -80,7 +87,7 @@ def refuse_other_run(directory: RunDirectory, digest: str, settings: Settings) -
 def look(
     request: Request,
     directory: RunDirectory,
-    digest: str,
+    ours: Mapping[str, Any],
     param_names: Callable[[], list[str]],
     *,
     has_scores: bool,
@@ -114,7 +121,7 @@ def look(
         _refuse_fewer(directory.path, generations, request.max_ngen)
         return Found(None, generations, 0)
     state, names = checkpoint.read(path), param_names()
-    why = checkpoint.belongs_elsewhere(state, identity(digest, request.settings), names)
+    why = checkpoint.belongs_elsewhere(state, ours, names)
     if why is None:
         needed = state["neurofleet"].get("continued") or (request.go_on and not has_scores)
     else:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Self
 
+from neurofleet.engine.host_cache import python_version
 from neurofleet.errors import RunDirectoryError
 
 if TYPE_CHECKING:
@@ -26,7 +27,8 @@ class Code:
         A hash of each part of the person's own code that the function can reach, by the
         name of its module; ``None`` is not known.
     packages : mapping of str to str or None
-        The version of each distribution that it can reach, by name; ``None`` is not known.
+        The version of each distribution that it can reach, and Python's, by name; ``None`` is
+        not known.
     """
 
     modules: Mapping[str, str] | None = field(default_factory=dict)
@@ -35,7 +37,7 @@ class Code:
     @classmethod
     def of(cls, job: Job) -> Self:
         """Return the code of a job."""
-        return cls(job.code, job.versions)
+        return cls(job.code, {**job.versions, "Python": python_version()})
 
     def dumps(self) -> tuple[str, str]:
         """Return modules and packages as they are stored."""
@@ -74,6 +76,8 @@ class Code:
             f"{name} {packages_then.get(name, 'none')}, this is {packages.get(name, 'none')}"
             for name in sorted({*packages, *packages_then})
             if packages.get(name) != packages_then.get(name)
+            # Earlier versions of this program did not note Python's.
+            and (name != "Python" or name in packages_then)
         ]
         if versions:
             said.append(f"other versions ({_some(versions)})")

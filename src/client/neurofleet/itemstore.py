@@ -211,7 +211,7 @@ class ItemStore:
             return
         if noted is not None and results:
             changed = code.changes_since(noted)
-            if not keep:
+            if changed and not keep:
                 raise refusal(where, changed, self._remedies)
             self.changed = changed
         used = (

@@ -7,6 +7,7 @@ the hash evaluate the same files with the same arguments.
 
 from __future__ import annotations
 
+import contextlib
 import fnmatch
 import gzip
 import hashlib
@@ -21,7 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, NoReturn
 
-from neurofleet import files
+from neurofleet import files, source_scan
 from neurofleet.errors import ModelError
 from neurofleet.files import as_object, json_value, open_plain
 
@@ -122,12 +123,15 @@ class Bundle:
         SHA-256 over the evaluator spec and every file's path, executable bit and content.
     archive : bytes
         gzipped tar: ``bundle.json`` (what the digest is taken of) and ``model/``.
+    modules : frozenset of str
+        Top-level modules that the evaluator's code imports and the bundle does not hold.
     """
 
     name: str
     spec: EvaluatorSpec
     digest: str
     archive: bytes = field(repr=False)
+    modules: frozenset[str] = field(default=frozenset(), repr=False)
 
 
 def pack(directory: Path, spec: EvaluatorSpec, *, exclude: Iterable[str] = ()) -> Bundle:
@@ -193,7 +197,47 @@ def pack(directory: Path, spec: EvaluatorSpec, *, exclude: Iterable[str] = ()) -
         spec=spec,
         digest=hashlib.sha256(text).hexdigest(),
         archive=_archive(text, packed),
+        modules=_imported(spec, {name: content for name, _, content in packed}),
     )
+
+
+def _imported(spec: EvaluatorSpec, contents: Mapping[str, bytes]) -> frozenset[str]:
+    """Return the modules outside the bundle that its evaluator's code imports, also late."""
+    places = [PurePosixPath(one) for one in dict.fromkeys((*spec.search, "."))]
+    outside, seen, waiting = set(), set(), [spec.factory.partition(":")[0]]
+    while waiting:
+        name = waiting.pop()
+        parts = name.split(".")
+        found = [
+            file
+            for end in range(1, len(parts) + 1)
+            for place in places
+            for tail in ("/".join(parts[:end]) + ".py", "/".join([*parts[:end], "__init__.py"]))
+            if (file := (place / tail).as_posix()) in contents
+        ]
+        if not found and not any(_holds(contents, place / parts[0]) for place in places):
+            outside.add(parts[0])
+        for file in found:
+            if file in seen:
+                continue
+            seen.add(file)
+            # A file that is no Python is told of when it is imported.
+            with contextlib.suppress(SyntaxError, ValueError):
+                package = _package_of(file, places)
+                waiting += source_scan.of_source(contents[file], package).modules
+    return frozenset(outside)
+
+
+def _holds(contents: Mapping[str, bytes], directory: PurePosixPath) -> bool:
+    return any(name.startswith(f"{directory.as_posix()}/") for name in contents)
+
+
+def _package_of(file: str, places: Iterable[PurePosixPath]) -> str:
+    """Return the package that a file's relative imports start from, by its longest place."""
+    path = PurePosixPath(file)
+    above = [place for place in places if path.is_relative_to(place)]
+    place = max(above, key=lambda one: len(one.parts))
+    return ".".join(path.relative_to(place).parent.parts)
 
 
 def unpack(archive: bytes, digest: str, target: Path) -> EvaluatorSpec:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from neurofleet import checkpoint, engines_for_model, going_on, safe_point
-from neurofleet.engine import host_cache, tasks
+from neurofleet.engine import tasks
 from neurofleet.engine.outcome import Description, Outcome
 from neurofleet.errors import FleetError, Interrupted, RunDirectoryError, one_line
 from neurofleet.evolution import State, evolve
@@ -123,6 +123,8 @@ class _Run:
     scoring: Scoring = field(init=False)
     about: dict[str, Any] = field(init=False)
     found: Findings = field(init=False)
+    #: Model, versions and settings, which decide every number.
+    ours: dict[str, Any] = field(init=False)
     #: What was there before.
     before: going_on.Found = field(init=False)
     engines: dict[str, Any] = field(default_factory=dict)
@@ -139,7 +141,7 @@ class _Run:
     def identity(self) -> dict[str, Any]:
         """What a checkpoint must match to be this run's; whether the store can replay it."""
         return {
-            **going_on.identity(self.bundle.digest, self.request.settings),
+            **self.ours,
             "continued": self.before.resume is not None,
         }
 
@@ -155,17 +157,17 @@ def optimise(request: Request, view: View) -> Result:
     run = _Run(request, view)
     run.bundle = pack(request.model, request.spec, exclude=request.exclude)
     run.directory = request.directory_for(run.bundle.digest)
-    ours = run.bundle.digest, request.settings
+    run.ours = going_on.identity(run.bundle, request.settings)
     if request.run_dir is None and run.directory.path != request.plain:
         view.says(
             f"{str(request.plain)!r} is a run of another model or of other settings; this one is"
             f" in {str(run.directory.path)!r}"
         )
     run.directory.create()
-    going_on.refuse_other_run(run.directory, *ours)
-    with Store(run.directory.path, run.bundle.digest, host_cache.versions()) as run.store:
+    going_on.refuse_other_run(run.directory, run.ours)
+    with Store(run.directory.path, run.bundle.digest, run.ours["versions"]) as run.store:
         # Once more: another run may have had the directory until now.
-        for remark in going_on.refuse_other_run(run.directory, *ours):
+        for remark in going_on.refuse_other_run(run.directory, run.ours):
             view.says(f"warning: {remark}")
         run.before = _look(run)
         run.generations = run.before.generations
@@ -199,7 +201,7 @@ def _look(run: _Run) -> going_on.Found:
     return going_on.look(
         run.request,
         run.directory,
-        run.bundle.digest,
+        run.ours,
         lambda: [p.name for p in engines_for_model.describe(run.bundle).parameters],
         has_scores=bool(run.store.durations()),
     )
@@ -275,7 +277,7 @@ def _recorded(run: _Run) -> Iterator[None]:
             "evaluator": run.bundle.spec.as_json(),
             "exclude": list(request.exclude),
         },
-        "versions": {**engines_for_model.versions(), **host_cache.versions()},
+        "versions": engines_for_model.shown_versions(run.bundle),
         "settings": {**asdict(request.settings), "max_ngen": request.max_ngen},
         "command": request.command,
         "machine": this_machine(),

@@ -87,11 +87,7 @@ class Reach:
 
     def versions(self) -> dict[str, str]:
         """Return the versions of the distributions that results may depend on."""
-        tops = sorted(self.installed - sys.stdlib_module_names - {"neurofleet"})
-        names = {name for top in tops for name in _distributions(top)}
-        for name in list(names):
-            names |= _required(name) & DECIDE_NUMBERS
-        return {name: _version(name) for name in sorted(names)}
+        return versions_of(self.installed)
 
 
 @dataclass(frozen=True)
@@ -211,6 +207,26 @@ def reach(names: Iterable[str], asked: Iterable[Asked] = ()) -> Reach:
         walk.stateful,
         frozenset(one for one in walk.asked if one.partition(".")[0] in walk.installed),
     )
+
+
+def versions_of(modules: Iterable[str]) -> dict[str, str]:
+    """Return the versions of installed distributions, and of what decides numbers in them.
+
+    Parameters
+    ----------
+    modules : iterable of str
+        Top-level modules; the interpreter's own and those that are not installed have none.
+
+    Returns
+    -------
+    dict of str to str
+        By the distribution's name.
+    """
+    tops = sorted(set(modules) - sys.stdlib_module_names - {"neurofleet"})
+    names = {name for top in tops for name in _distributions(top)}
+    for name in list(names):
+        names |= _required(name) & DECIDE_NUMBERS
+    return {name: _version(name) for name in sorted(names)}
 
 
 def find(name: str) -> _Found | None:

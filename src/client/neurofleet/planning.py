@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from neurofleet import engines_for_model, going_on
-from neurofleet.engine import host_cache, tasks
+from neurofleet.engine import tasks
 from neurofleet.errors import RunDirectoryError
 from neurofleet.model import pack
 from neurofleet.request import Request
@@ -29,9 +30,10 @@ def plan(request: Request) -> dict[str, Any]:
     """
     bundle = pack(request.model, request.spec, exclude=request.exclude)
     directory = request.directory_for(bundle.digest)
+    ours = going_on.identity(bundle, request.settings)
     if directory.path.exists():
         directory.create()
-        going_on.refuse_other_run(directory, bundle.digest, request.settings)
+        going_on.refuse_other_run(directory, ours)
     else:
         _refuse_unwritable(directory.path)
     try:
@@ -41,9 +43,9 @@ def plan(request: Request) -> dict[str, Any]:
     found = going_on.look(
         request,
         directory,
-        bundle.digest,
+        ours,
         lambda: [parameter.name for parameter in description.parameters],
-        has_scores=_has_scores(directory, bundle.digest),
+        has_scores=_has_scores(directory, ours),
     )
     return {
         "schema_version": 1,
@@ -62,11 +64,11 @@ def plan(request: Request) -> dict[str, Any]:
     }
 
 
-def _has_scores(directory: RunDirectory, digest: str) -> bool:
+def _has_scores(directory: RunDirectory, ours: Mapping[str, Any]) -> bool:
     file = directory.path / FILE
     if not file.exists() or file.stat().st_size == 0:
         return False
-    with Store(directory.path, digest, host_cache.versions()) as store:
+    with Store(directory.path, ours["model"], ours["versions"]) as store:
         return bool(store.durations())
 
 

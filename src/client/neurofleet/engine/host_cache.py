@@ -59,14 +59,19 @@ def cache_directory() -> Path:
 
 
 def versions() -> dict[str, str]:
-    """Return the versions that a score depends on, by distribution name."""
+    """Return the versions that every score depends on, by distribution name."""
     return {name: importlib.metadata.version(name) for name in (*SIMULATING, *NUMERIC)}
+
+
+def python_version() -> str:
+    """Return the part of Python's version on which pickled code and sums of floats depend."""
+    return ".".join(platform.python_version_tuple()[:2])
 
 
 @functools.cache
 def versions_stamp() -> str:
-    """Return a short name of all versions that a score depends on."""
-    text = repr((__version__, sorted(versions().items())))
+    """Return a short name of the versions that every score depends on."""
+    text = repr((__version__, python_version(), sorted(versions().items())))
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 

@@ -42,15 +42,18 @@ def load(mechanisms: Mapping[str, bytes]) -> None:
         os.chdir(neutral)
         try:
             import neuron
+
+            once = LoadedOnce(neuron)
+            # Relative, because NEURON takes no letters outside ASCII in a path.
+            os.chdir(built)
+            loaded = [once.load(str(path.relative_to(built))) for path in libraries_in(built)]
         finally:
             os.chdir(before)
-    once = LoadedOnce(neuron)
-    for library in libraries_in(built):
-        if not once.load(str(library)):
-            raise ModelError(
-                "NEURON does not load the function's mechanisms",
-                remedy=f"Remove {str(built)!r} and run the same command again",
-            )
+    if not all(loaded):
+        raise ModelError(
+            "NEURON does not load the function's mechanisms",
+            remedy=f"Remove {str(built)!r} and run the same command again",
+        )
 
 
 def _compiled(mechanisms: Mapping[str, bytes]) -> Path:

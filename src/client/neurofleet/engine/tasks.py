@@ -5,7 +5,6 @@ from __future__ import annotations
 import array
 import atexit
 import os
-import platform
 import socket
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -39,7 +38,7 @@ def probe(distributions: Sequence[str] = ()) -> dict[str, object]:
         "host": socket.gethostname(),
         "pid": os.getpid(),
         "neurofleet": __version__,
-        "python": ".".join(platform.python_version_tuple()[:2]),
+        "python": host_cache.python_version(),
         "versions": {**host_cache.versions(), **distribution_versions(distributions)},
     }
 
