@@ -402,15 +402,16 @@ def test_engines_here_are_those_that_left_a_note(tmp_path: Path) -> None:
     assert idle.engines_here(tmp_path) == {5}
 
 
-def test_run_counts_as_fetched_until_something_in_it_changes(tmp_path: Path) -> None:
+@pytest.mark.parametrize("marker", ["neurofleet-run.json", "items.sqlite"])
+def test_run_counts_as_fetched_until_something_in_it_changes(tmp_path: Path, marker: str) -> None:
     run = tmp_path / "user" / "neurofleet-runs" / "one"
     run.mkdir(parents=True)
     (tmp_path / "user" / ".hidden" / "two").mkdir(parents=True)
     (tmp_path / "user" / ".hidden" / "two" / "neurofleet-run.json").touch()
-    (run / "neurofleet-run.json").touch()
+    (run / marker).touch()
     assert [*idle.not_fetched([tmp_path])] == [run]
     (run / idle.FETCHED).touch()
-    os.utime(run / "neurofleet-run.json", (0, 0))
+    os.utime(run / marker, (0, 0))
     assert [*idle.not_fetched([tmp_path])] == []
     (run / "report.html").touch()
     later = time.time() + 10

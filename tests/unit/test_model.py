@@ -122,6 +122,7 @@ def test_digest_does_not_change_with_what_tools_leave_behind(tmp_path: Path) -> 
         "__pycache__/evaluator.cpython-311.pyc",
         "checkpoints/checkpoint.pkl",
         "my-run/neurofleet-run.json",
+        "my-items/items.sqlite",
         "neurofleet-runs/l5pc/scores.sqlite",
     ):
         (model / name).parent.mkdir(parents=True)

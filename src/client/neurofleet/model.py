@@ -27,8 +27,11 @@ from neurofleet.errors import ModelError
 from neurofleet.files import as_object, json_value, open_plain
 
 FORMAT = 1
-#: Written into a run directory; a directory that holds it is never part of a model.
+#: Written into the run directory of an optimisation.
 RUN_MARKER = "neurofleet-run.json"
+#: What only run directories have, of an optimisation and of a run over items; a directory that
+#: holds one of them is never part of a model.
+RUN_MARKERS = (RUN_MARKER, "items.sqlite")
 #: Largest sum of file sizes that is sent to hosts [bytes].
 LARGEST_BUNDLE = 512 * 1024 * 1024
 #: Largest tar that is unpacked: those files and what tar adds to each [bytes].
@@ -331,7 +334,8 @@ def _walk(root: Path, patterns: tuple[str, ...]) -> Iterator[Path]:
         folders[:] = sorted(
             name
             for name in folders
-            if not left_out(here / name) and not (here / name / RUN_MARKER).exists()
+            if not left_out(here / name)
+            and not any((here / name / marker).exists() for marker in RUN_MARKERS)
         )
         for name in sorted([*names, *(n for n in folders if (here / n).is_symlink())]):
             path = here / name

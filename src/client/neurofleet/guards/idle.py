@@ -22,7 +22,7 @@ import psutil
 
 from neurofleet.files import count, read_object
 from neurofleet.hub import HubAddress, queues
-from neurofleet.model import RUN_MARKER
+from neurofleet.model import RUN_MARKERS
 
 #: Left in a run directory by whoever fetched it (playbooks/fetch.yml).
 FETCHED = ".fetched"
@@ -138,7 +138,7 @@ def run_directories(
 
     for top in folders:
         for folder, below, files in os.walk(top, onerror=tell):
-            if RUN_MARKER in files:
+            if not set(RUN_MARKERS).isdisjoint(files):
                 below.clear()
                 yield Path(folder)
             elif len(Path(folder).relative_to(top).parts) >= DEPTH:
