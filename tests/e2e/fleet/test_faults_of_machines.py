@@ -111,7 +111,9 @@ def test_stopped_worker_lets_its_engine_finish_the_unit_at_hand(fleet: Fleet, lo
         60,
         "the worker's engine works",
     )
-    fleet.done(WORKER, "systemctl stop ipengines.target")
+    # As the roles do it: the target alone would not be waited for.
+    fleet.done(WORKER, "systemctl stop ipengines.target ipengine@*.service")
+    assert fleet.ssh(WORKER, "systemctl is-active ipengine@1").out == "inactive\n"
     try:
         naps = client.ended(60)
     finally:
