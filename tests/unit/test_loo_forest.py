@@ -232,11 +232,12 @@ def test_csv_of_many_columns_is_read_in_twice_the_time_that_numpy_needs(tmp_path
 
 
 def test_loo_forest_leaves_lines_without_a_value_out_and_says_which(tmp_path: Path) -> None:
-    rows = [f"{n},{n % 3},{2 * n}" for n in range(8)]
-    rows[2] = "NA,1,4"
-    rows[5] = "5,2,null"
-    (tmp_path / "data.csv").write_text("\n".join(["x,z,y", *rows]) + "\n")
-    words = ("run", "loo-forest", "--csv=data.csv", "--target=y", "--trees=2", *SERIAL)
+    rows = [f"{n},5;{n % 3};{2 * n}" for n in range(8)]
+    rows[2] = "NA;1;4"
+    rows[5] = "5;2;null"
+    (tmp_path / "data.csv").write_text("\n".join(["x;z;y", *rows]) + "\n")
+    form = ("--separator=;", "--decimal=,")
+    words = ("run", "loo-forest", "--csv=data.csv", *form, "--target=y", "--trees=2", *SERIAL)
     done = called("neurofleet", *words, "--drop-missing", "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "2 of 8 lines are left out for missing values: 4, 7" in done.stderr

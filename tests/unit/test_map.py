@@ -49,6 +49,12 @@ def arrays(x):
     import numpy as np
 
     return {"a": np.arange(x), "s": np.float64(0.5) if x else np.float64("nan")}
+
+
+def drawn(x):
+    import random
+
+    return random.random()
 """
 SERIAL = ("--backend", "serial")
 
@@ -131,6 +137,22 @@ def test_map_item_that_raises_is_named_and_computed_again(desk: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "1 computed, 4 from" in done.stderr
     assert results(desk, "map-mine.picky-items") == expected
+
+
+def test_map_draws_what_its_seed_says_here_and_on_engines(desk: Path) -> None:
+    (desk / "items.jsonl").write_text("1\n2\n")
+
+    def drawn(run: str, *options: str) -> list[object]:
+        done = command(
+            "neurofleet", "map", "mine:drawn", "items.jsonl", f"--run-dir=neurofleet-runs/{run}",
+            *options, cwd=desk,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        return [row["result"] for row in results(desk, run)]
+
+    first = drawn("a", *SERIAL, "--seed=3")
+    assert drawn("b", "--engines=2", "--seed=3") == first
+    assert not set(drawn("c", *SERIAL, "--seed=4")) & set(first)
 
 
 def test_map_results_of_numpy_are_json_and_others_are_told(desk: Path) -> None:
