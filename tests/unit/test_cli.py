@@ -7,6 +7,7 @@ import json
 import os
 import pickle
 import re
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -174,6 +175,21 @@ def strict(text: str) -> dict[str, Any]:
         raise AssertionError(f"{name} is not JSON")
 
     return dict(json.loads(text, parse_constant=refuse))
+
+
+def test_optimise_with_a_misspelt_efel_feature_ends_with_its_name(tmp_path: Path) -> None:
+    model = shutil.copytree(MODELS / "quick", tmp_path / "model")
+    evaluator = model / "quick_evaluator.py"
+    evaluator.write_text(evaluator.read_text().replace('"Spikecount", 30', '"Spikecuont", 30'))
+    done = command(
+        "neurofleet", "optimise", model, "--evaluator=quick_evaluator:create", "--backend=serial",
+        "--offspring-size=2", "--max-ngen=1", cwd=tmp_path, timeout_s=100,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith(
+        "error: objective strong.count raises for every individual of the first generation:"
+        " RuntimeError: Unknown feature name: Spikecuont. Mend it, or "
+    )
 
 
 def test_optimise_of_scores_that_are_nan_names_them_in_every_place_and_in_json(
