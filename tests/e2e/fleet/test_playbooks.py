@@ -53,7 +53,7 @@ class Wrong(NamedTuple):
     """An inventory or a setting that cannot work, and what must be said of it."""
 
     says: tuple[str, ...]
-    hosts: str = BOTH
+    hosts: str = HOSTS
     variables: Mapping[str, Any] = {}
     options: tuple[str, ...] = ("--check",)
     name: str = "playbooks/configure.yml"
@@ -72,22 +72,22 @@ WRONG = {
     ),
     "two heads": Wrong(
         ("has 2 heads (other, head1)", "move the others to 'workers'"),
-        BOTH.replace("{head1:", "{other: {ansible_host: 10.231.77.13}, head1:"), name="site.yml",
+        HOSTS.replace("{head1:", "{other: {ansible_host: 10.231.77.13}, head1:"), name="site.yml",
     ),
     "no worker": Wrong(
         ("no worker",), "head: {hosts: {head1: {ansible_host: 10.231.77.10}}}", name="site.yml"
     ),
     "host in no group": Wrong(
         ("In no group: lost",),
-        BOTH + "ungrouped: {hosts: {lost: {ansible_host: 10.231.77.14}}}", name="site.yml",
+        HOSTS + "ungrouped: {hosts: {lost: {ansible_host: 10.231.77.14}}}", name="site.yml",
     ),
     "head that is a worker": Wrong(
         ("head1 is head and worker", "Take it out of ''workers''"),
-        BOTH + "    head1: {}\n", name="site.yml",
+        HOSTS + "    head1: {}\n", name="site.yml",
     ),
     "host that is not there": Wrong(
         ("gone cannot be reached at root@10.231.77.200", "take it out of the inventory"),
-        BOTH + "    gone: {ansible_host: 10.231.77.200}\n",
+        HOSTS + "    gone: {ansible_host: 10.231.77.200}\n",
     ),
     "account that is not root": Wrong(
         ("user cannot become root", "--ask-become-pass"), variables={"ansible_user": "user"}
@@ -122,7 +122,7 @@ WRONG = {
     ),
     "address that the head does not have": Wrong(
         ("head1 has no address 192.0.2.9", "Set fleet_address"),
-        BOTH.replace("77.10}", "77.10, fleet_address: 192.0.2.9}"), options=PROFILE,
+        HOSTS.replace("77.10}", "77.10, fleet_address: 192.0.2.9}"), options=PROFILE,
     ),
     "network that is in use": Wrong(
         ("in use on", "local_machines_network"), HOSTS.replace("10.231.77.", "127.0.0."),
