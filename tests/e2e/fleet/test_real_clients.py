@@ -41,12 +41,14 @@ def test_upstreams_own_script_runs_with_the_fleets_profile(fleet: Fleet, tmp_pat
     done = fleet.ssh(
         HEAD,
         "IPYTHON_PROFILE=neurofleet neurofleet-python /opt/l5pc/opt_l5pc.py --ipyparallel --start"
-        " --seed 42 --offspring_size 1 --max_ngen 1 --checkpoint check.pkl -vv",
+        " --seed 42 --offspring_size 1 --max_ngen 2 --checkpoint check.pkl -vv",
         user="user", limit_s=600,
     )  # fmt: skip
     assert done.code == 0, done.out + done.err
     assert "Using ipyparallel with 2 engines" in done.out
-    assert re.search(r"^INFO:__main__:gen\s+nevals.*\n1\s+1\s+4980.91", done.out, re.M), done.out
+    assert re.search(r"^INFO:__main__:gen\s+nevals.*\n1\s+1\s+4980.91.*\n2\s+1", done.out, re.M), (
+        done.out
+    )
 
 
 def test_tutorials_steps_work_with_no_further_setting(fleet: Fleet) -> None:

@@ -194,7 +194,7 @@ def test_hello_comes_from_both_machines_and_no_key_is_in_the_environment(desk: D
 
 def test_l5pc_on_engines_of_two_machines_has_the_serial_numbers(desk: Desk) -> None:
     done = desk.run(
-        "opt_l5pc --start --offspring-size 1 --max-ngen 1 --seed 42 -v --no-report --run-dir run"
+        "opt_l5pc --start --offspring-size 1 --max-ngen 2 --seed 42 -v --no-report --run-dir run"
         f" {' '.join(SLURM)}",
         timeout_s=500,
     )
